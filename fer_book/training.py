@@ -336,12 +336,18 @@ class RecordEpoch(Callback):
         self.path, self.identity, self.history, self.best, self.keep = path, identity, history, best, keep
         self.deadline, self.report = deadline, report
 
-    def before_epoch(self): self.started = time.perf_counter()
+    def before_epoch(self): self.started, self.train_loss, self.n_seen = time.perf_counter(), 0.0, 0
+
+    def after_batch(self):
+        if self.training:
+            self.train_loss += self.loss.detach() * len(self.y)
+            self.n_seen += len(self.y)
 
     def after_epoch(self):
         if self.epoch < len(self.history):
             return
-        train_loss, valid_loss, score = (float(v) for v in self.learn.recorder.log[1:4])
+        train_loss = float(self.train_loss) / self.n_seen
+        valid_loss, score = (float(v) for v in self.learn.recorder.log[2:4])
         seconds = time.perf_counter() - self.started
         self.history.append({"epoch": self.epoch, "train_loss": train_loss, "valid_loss": valid_loss, "valid_accuracy": score,
                              "lr": float(self.opt.hypers[-1]["lr"]), "seconds": round(seconds, 2)})
