@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import os
+import pkgutil
 import platform
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import fer_book
 from . import datasets
 from .datasets import FaceTable
 from .emotions import FER2013_EMOTIONS
@@ -108,16 +110,14 @@ def project_home() -> Path:
     if home := os.environ.get("FER_BOOK_HOME"):
         return Path(home)
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "data" / "claims").is_dir()), Path(__file__).resolve().parent.parent)
+    return next((p for p in (here, *here.parents) if (p / "data" / "claims").is_dir()), Path(fer_book.__path__[0]).resolve().parent)
 
 # %% ../chapters/05_training.ipynb #find-recipe
 def recipes() -> dict[str, Recipe]:
     """Every recipe of the book by name: the `RECIPES` of each chapter's module."""
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in ("__init__", "_modidx", "training", "cli") and "RECIPES" in path.read_text():
-            found |= {r.name: r for r in importlib.import_module(f"fer_book.{path.stem}").RECIPES}
-    return found | {r.name: r for r in RECIPES}
+    modules = [name for _, name, _ in pkgutil.iter_modules(fer_book.__path__) if name not in ("_modidx", "cli", "build")]
+    found = [r for name in modules for r in getattr(importlib.import_module(f"fer_book.{name}"), "RECIPES", ())]
+    return {r.name: r for r in found}
 
 
 def find_recipe(name: str) -> Recipe:
@@ -355,7 +355,7 @@ class RecordEpoch(Callback):
             self.best.update({k: v.detach().cpu().clone() for k, v in self.learn.model.state_dict().items()})
         save_checkpoint(self.path, self.learn, self.identity | {"history": self.history}, self.best)
         self.report(self.history[-1])
-        if self.deadline and self.epoch + 1 < self.n_epoch and time.monotonic() + seconds > self.deadline:
+        if self.deadline is not None and self.epoch + 1 < self.n_epoch and time.monotonic() + seconds > self.deadline:
             raise CancelFitException
 
 # %% ../chapters/05_training.ipynb #learner
@@ -496,7 +496,7 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint.safetensors"
     history, best = load_checkpoint(checkpoint, learn, identity) if checkpoint.exists() else ([], {})
-    record = RecordEpoch(checkpoint, identity, history, best, recipe.keep, budget and started + budget, report)
+    record = RecordEpoch(checkpoint, identity, history, best, recipe.keep, None if budget is None else started + budget, report)
     if len(history) < recipe.epochs:
         learn.fit(recipe.epochs, start_epoch=len(history), cbs=[EpochSeed(seed), record, *schedule_callback(recipe, history)])
     done = Fit(run_id, out / run_id, len(history) >= recipe.epochs, pd.DataFrame(history))

@@ -1,0 +1,271 @@
+"""`fer-book`: the book from a terminal. Written by hand and thin: every command calls a chapter's module or `build`."""
+import argparse
+import os
+import re
+import sys
+from ast import literal_eval
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fer_book import build
+
+EXAMPLES = {
+    "": """
+first steps:
+  fer-book data list                     which data sets there are, and which of them you have
+  fer-book run 03                        execute a chapter on a few hundred faces
+  fer-book train shallow-cnn-paper --budget 9m   train for nine minutes; the same again goes on from there
+  fer-book verify                        every number the papers print, and what holds
+  fer-book build                         execute all chapters and render the site
+
+Real faces are read from the folder in FER_BOOK_DATA; without it the chapters draw schematic ones.
+Exit code: 0 done, 1 not done (one sentence says why), 2 wrong usage, 3 stopped by --budget before the end.""",
+    "data": """
+examples:
+  fer-book data list
+  fer-book data check fer2013            read every image and label, report what is wrong with them
+  fer-book data prepare fer2013          decode once into the cache, so that the next read takes under a second""",
+    "run": """
+examples:
+  fer-book run 03                        same as 03_datasets or datasets
+  fer-book run 10 --profile gpu          the paper's protocol, on a machine with a GPU
+  fer-book run 05 -p profile=\\"cpu\\"     any parameter of the chapter's parameters cell, as a Python value""",
+    "train": """
+examples:
+  fer-book train shallow-cnn-paper --profile cpu
+  fer-book train shallow-cnn-paper --profile cpu --budget 1h30m --seed 1
+A run lands in results/<run-id>/ when it is complete. Killed or out of budget, the same command resumes it (exit code 3: not complete yet).""",
+    "verify": """
+examples:
+  fer-book verify
+  fer-book verify --paper emotions_classification
+  fer-book verify --json > verdicts.json
+Verdicts are computed from results/ now; a contradicted paper is a finding, not an error, so the exit code stays 0.""",
+    "build": """
+examples:
+  fer-book build
+  FER_BOOK_DATA=~/faces fer-book build --profile cpu""",
+    "bench": """
+examples:
+  fer-book bench
+  fer-book bench shallow-cnn-paper       images per second: bare model step, our pipeline, faces read as files""",
+}
+
+
+@contextmanager
+def progress(label: str, total: int | None = None) -> Iterator:
+    """A bar on a terminal, plain lines elsewhere; yields `step(line="", advance=1)`, which prints `line` and moves the bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn(), MofNCompleteColumn()] if total else []), TimeElapsedColumn()]
+    if not console.is_terminal:
+        print(f"{label} …", file=sys.stderr, flush=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+
+        def step(line: str = "", advance: int = 1) -> None:
+            if line:
+                bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            bar.advance(task, advance)
+
+        yield step
+
+
+def show(table) -> None:
+    """Print a DataFrame: a drawn table on a terminal, aligned plain text elsewhere."""
+    if not sys.stdout.isatty():
+        print(table.to_string(index=False))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(*map(str, table.columns), box=box.SIMPLE_HEAD)
+    for row in table.astype(object).itertuples(index=False):
+        drawn.add_row(*map(str, row))
+    Console(highlight=False, markup=False).print(drawn)
+
+
+def seconds(text: str) -> float:
+    """`90s`, `9m`, `1h30m` or plain seconds as seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    total = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1))) if found else 0
+    if not total:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration: write 90s, 9m or 1h30m")
+    return float(total)
+
+
+def parameter(text: str) -> tuple[str, object]:
+    """`name=value` with a Python literal or a bare word as the value."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a parameter: write name=value")
+    try:
+        return name, literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def near(path: Path) -> Path:
+    """`path` as seen from the working folder, where that is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def data(args) -> int:
+    from fer_book import datasets
+
+    if args.action == "list":
+        show(datasets.catalogue())
+        return 0
+    with progress(f"{'checking' if args.action == 'check' else 'preparing'} {args.name}"):
+        result = (datasets.check if args.action == "check" else datasets.prepare)(args.name)
+    print(result) if isinstance(result, str) else show(result)
+    return 0
+
+
+def run(args) -> int:
+    chapter = build.find_chapter(args.chapter)
+    folder = build.home() / "_build" / "executed"
+    with progress(f"{chapter.stem}, profile {args.profile}"):
+        [done] = build.execute_all([chapter], folder, **{"profile": args.profile} | dict(args.parameter))
+    print(f"{chapter.stem} ran in {done.seconds:.1f} s: {near(folder / chapter.name)}")
+    return 0
+
+
+def train(args) -> int:
+    with progress(f"loading {args.recipe}"):
+        from fer_book import training
+
+        recipe = training.find_recipe(args.recipe)
+    with progress(f"training {recipe.name}, profile {args.profile}, seed {args.seed}", recipe.at(args.profile).epochs) as step:
+        def report(row: dict) -> None:
+            step(f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.4f}  valid loss {row['valid_loss']:.4f}  "
+                 f"valid accuracy {row['valid_accuracy']:.4f}  {row['seconds']:.0f} s")
+
+        done = training.fit(recipe, profile=args.profile, seed=args.seed, out=args.out, budget=args.budget, report=report)
+    if not done.complete:
+        print(f"{done.id}: stopped by --budget after {len(done.history)} epochs; run the same command again to resume")
+        return 3
+    print(f"{done.id}: recorded in {near(done.path)}; `fer-book verify` confronts it with the paper")
+    return 0
+
+
+def verify(args) -> int:
+    with progress("reading recorded runs"):
+        from fer_book import claims
+
+        table = claims.verdicts(paper=args.paper)
+    if args.json:
+        print(claims.to_json(table))
+        return 0
+    for paper, rows in table.groupby("paper", sort=False):
+        print(f"\n{claims.PAPERS.get(paper, paper)}")
+        show(claims.readable(rows)[["where", "what", "unit", "paper", "ours [95% interval]", "verdict", "unlike the paper"]])
+    print(f"\n{what_holds(table)}")
+    return 0
+
+
+def what_holds(table) -> str:
+    """One line per paper: how many of its printed numbers got which verdict."""
+    from fer_book import claims
+
+    counts = claims.count_verdicts(table)
+    return "\n".join(f"{paper}: " + ", ".join(f"{n} {verdict}" for verdict, n in row.items() if n and verdict != "all")
+                     + f" (of {row['all']} numbers)" for paper, row in counts.iterrows())
+
+
+def build_book(args) -> int:
+    total = len(build.chapters())
+    with progress("executing chapters", total) as step:
+        def report(done: build.Execution) -> None:
+            step(f"{done.chapter:32s} {done.seconds:6.1f} s  {'failed' if done.error else 'ok'}")
+
+        first = build.build(args.out, args.profile, report, rendering=lambda: step("rendering the site …", 0))
+    from fer_book import claims
+
+    print(f"\n{what_holds(claims.verdicts())}\n\nOpen {first.as_uri()}")
+    return 0
+
+
+def bench(args) -> int:
+    with progress("measuring images per second, about a minute"):
+        from fer_book import datasets, training
+
+        recipe = training.find_recipe(args.recipe)
+        table = training.bench(recipe, datasets.load_or_embedded(recipe.dataset))
+    show(table.round(2).reset_index(names=recipe.name))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser("fer-book", description="Facial expression recognition: five papers, every number checked.",
+                                  epilog=EXAMPLES[""], formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, does: str, do) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".", epilog=EXAMPLES[name],
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+        made.set_defaults(do=do)
+        return made
+
+    def profile(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--profile", choices=build.PROFILES, default="smoke",
+                          help="smoke: seconds, a few hundred faces (default); cpu: an hour on two cores; gpu: the paper's protocol")
+
+    sub = command("data", "list, check or prepare data sets", data)
+    sub = sub.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+    sub.add_parser("list", help="the data sets the book knows, and which of them you have")
+    sub.add_parser("check", help="read every image and label of one, report what is wrong").add_argument("name", metavar="NAME")
+    sub.add_parser("prepare", help="decode one into the cache").add_argument("name", metavar="NAME")
+
+    sub = command("run", "execute a chapter into _build/executed", run)
+    sub.add_argument("chapter", metavar="CHAPTER", help="its number, name or both: 03, datasets, 03_datasets")
+    profile(sub)
+    sub.add_argument("-p", "--parameter", metavar="NAME=VALUE", type=parameter, action="append", default=[], help="set another parameter of the chapter")
+
+    sub = command("train", "train a recipe and record the run in results/", train)
+    sub.add_argument("recipe", metavar="RECIPE", help="a recipe's name; a wrong one lists them all")
+    profile(sub)
+    sub.add_argument("--budget", metavar="TIME", type=seconds, help="stop cleanly before this much time is over: 90s, 9m, 1h30m")
+    sub.add_argument("--seed", metavar="N", type=int, default=0, help="random seed, part of the run's id (default 0)")
+    sub.add_argument("--out", metavar="DIR", type=Path, help="record the run here instead of in results/")
+
+    sub = command("verify", "confront every number the papers print with the recorded runs", verify)
+    sub.add_argument("--paper", metavar="P", help="only this paper; a wrong name lists them all")
+    sub.add_argument("--json", action="store_true", help="a JSON list of objects on standard output")
+
+    sub = command("build", "execute every chapter and render the site to _build/html", build_book)
+    profile(sub)
+    sub.add_argument("--out", metavar="DIR", type=Path, help="build here instead of in _build/")
+
+    sub = command("bench", "measure training images per second", bench)
+    sub.add_argument("recipe", metavar="RECIPE", nargs="?", default="shallow-cnn-paper", help="a recipe's name (default: %(default)s)")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    grammar = parser()
+    args = grammar.parse_args(argv)
+    if not hasattr(args, "do"):
+        grammar.print_help()
+        return 2
+    try:
+        return args.do(args)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("fer-book: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, build.BuildError) as problem:
+        print(f"fer-book: {problem}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

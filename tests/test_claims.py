@@ -1,0 +1,429 @@
+"""Verdicts rebuilt from small made-up result folders by independent arithmetic."""
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+
+from fer_book import claims, datasets
+from fer_book.claims import ClaimError
+from fer_book.emotions import FER2013_EMOTIONS
+
+PAPER = "emotions_classification"
+HEADER = "id,paper,where,model,dataset,split,metric,paper_value,unit,kind,recipe,check,note"
+P = [f"p_{name}" for name in FER2013_EMOTIONS]
+
+
+def predictions(right=0.7, n_valid=300, n_test=300, seed=0, images=0):
+    """Predictions of a made-up network that is right on a share of the images; `images` seeds the true labels."""
+    truth, rng, n = np.random.default_rng(images), np.random.default_rng(seed), n_valid + n_test
+    y, leaked = truth.integers(7, size=n), truth.random(n) < 0.1
+    guess = np.where(rng.permutation(n) < right * n, y, (y + 1 + rng.integers(6, size=n)) % 7)
+    probs = (0.6 * np.eye(7)[guess] + 0.4 * rng.dirichlet(np.ones(7), n)).astype(np.float32)
+    frame = pd.DataFrame({"row": 1000 + np.arange(n), "split": ["valid"] * n_valid + ["test"] * n_test, "emotion": y, "leaked": leaked})
+    return frame.assign(**dict(zip(P, probs.T)))
+
+
+def write_run(home, recipe, table=None, seed=0, profile="cpu", differs=(), kind="minor", tag="", epochs=60, **changes):
+    table = predictions(seed=seed) if table is None else table
+    run_id = f"{recipe}-{profile}-s{seed}{tag}"
+    folder = home / "results" / run_id
+    folder.mkdir(parents=True)
+    sizes = {f"n_{split}": int((table["split"] == split).sum()) for split in ("valid", "test")}
+    record = {"id": run_id, "recipe": {"name": recipe, "epochs": epochs}, "profile": profile, "seed": seed, "differs": list(differs),
+              "differs_kind": kind, "data": {"name": "fer2013", "fingerprint": "f" * 64, "n_train": 9} | sizes,
+              "finished": "2024-01-01T00:00:00", "complete": True, "embedded": False}
+    (folder / "run.json").write_text(json.dumps(record | changes))
+    table.to_parquet(folder / "predictions.parquet")
+    return folder
+
+
+def write_ledger(home, *lines, paper="my_paper"):
+    path = home / "data" / "claims" / f"{paper}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join((HEADER, *lines)) + "\n")
+    return path
+
+
+def measured(claim_id="a", value="70.0", recipe="net", split="valid+test", metric="accuracy", unit="%", kind="measured"):
+    return f"{claim_id},my_paper,Table 1,my net,fer2013,{split},{metric},{value},{unit},{kind},{recipe},,"
+
+
+def verdict(home, *lines):
+    write_ledger(home, *lines)
+    return claims.verdicts(home=home).set_index("id")
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch):
+    monkeypatch.delenv("FER_BOOK_DATA", raising=False)
+
+
+# --- the ledger of the first paper ---------------------------------------------------------------------------------------
+
+def book_ledger():
+    return {claim.id: claim for claim in claims.read_claims(PAPER)}
+
+
+def test_all_numbers_of_tables_1_to_3_are_entered():
+    ledger = book_ledger()
+    def printed(prefix):
+        return {k.removeprefix(prefix): c.paper_value for k, c in ledger.items() if k.startswith(prefix)}
+    assert printed("t1-train-") == dict(anger=3995, disgust=436, fear=4097, happiness=7215, neutral=4965, sadness=4830, surprise=4965)
+    assert printed("t1-test-") == dict(anger=958, disgust=111, fear=1024, happiness=1774, neutral=1233, sadness=1247, surprise=831)
+    assert printed("t2-") == {"shallow-cnn": 68.39, "resnet50": 48.53, "resnet18": 64.25, "vgg16-scratch": 57.89, "vgg16-imagenet": 67.22,
+                              "vgg16-vggface": 67.65, "inceptionv3": 62.58, "human": 65, "null-model": 65.5}
+    assert printed("t3-") == {"shallow-cnn": 68.39, "resnet18": 64.25, "vgg16-vggface": 67.65, "average": 70.24}
+    assert all(c.kind == "measured" for k, c in ledger.items() if k.startswith("t2-") and k not in ("t2-human", "t2-null-model"))
+
+
+def test_sums_and_differences_in_the_ledger_follow_from_its_printed_numbers():
+    ledger = book_ledger()
+    value = {k: c.paper_value for k, c in ledger.items()}
+    for split in ("train", "test"):
+        assert value[f"total-{split}"] == sum(v for k, v in value.items() if k.startswith(f"t1-{split}-"))
+    names = {"shallow-cnn-paper": "t2-shallow-cnn", "resnet50-imagenet": "t2-resnet50", "resnet18-scratch": "t2-resnet18",
+             "vgg16-scratch": "t2-vgg16-scratch", "vgg16-imagenet": "t2-vgg16-imagenet", "vgg16-vggface": "t2-vgg16-vggface",
+             "inceptionv3-scratch": "t2-inceptionv3", "average-3": "t3-average"}
+    orderings = [c for c in ledger.values() if c.kind == "ordering"]
+    assert len(orderings) == 10
+    for claim in orderings:
+        (a,), (b,) = claim.sides
+        assert claim.paper_value == pytest.approx(value[names[a]] - value[names[b]], abs=1e-9)
+
+
+def test_arithmetic_verdicts_of_the_first_paper(tmp_path):
+    home = tmp_path
+    write_ledger(home, *open(claims.project_home() / "data/claims" / f"{PAPER}.csv").read().splitlines()[1:], paper=PAPER)
+    table = claims.verdicts(PAPER, home).set_index("id")
+    arithmetic = table[table["kind"] == "arithmetic"]
+    contradicted = arithmetic[arithmetic["verdict"] == "contradicted"]["ours"].to_dict()
+    assert contradicted == {"t1-train-surprise": 3171, "total-train": 28709, "s32-convolutions": 16, "s42-beats-baseline": 3,
+                            "s45-resnet50": 48.53, "s45-resnet18": 64.25}
+    assert set(arithmetic["verdict"]) == {"holds", "contradicted"}
+    assert table.loc["total-test", ["paper_value", "ours"]].tolist() == [7178, 3589 + 3589]
+    assert set(table[table["kind"] != "arithmetic"]["verdict"]) == {"not run yet"}
+
+
+def test_public_counts_add_up():
+    assert {k: sum(v.values()) for k, v in claims.FER2013_COUNTS.items()} == {"train": 28709, "valid": 3589, "test": 3589}
+
+
+def test_public_counts_against_real_faces(real_data):
+    frame = datasets.load("fer2013", real_data).frame
+    missing = 0
+    for split, counts in claims.FER2013_COUNTS.items():
+        for label, name in enumerate(FER2013_EMOTIONS):
+            here = int(((frame["split"] == split) & (frame["emotion"] == label)).sum())
+            assert 0 <= counts[name] - here < 0.015 * counts[name]
+            missing += counts[name] - here
+    assert missing == 35887 - len(frame)
+
+
+@pytest.mark.parametrize("printed, exact, decimals, expected", [
+    (57.9, 57.89, 1, True), (57.8, 57.89, 1, True), (57.7, 57.89, 1, False), (58.0, 57.89, 1, False), (2.0, 1.85, 0, True),
+    (2.5, 2.59, 1, True), (9.4, 67.2 - 57.8, 1, True), (-0.5, -0.59, 1, True), (-0.6, -0.59, 1, True), (-0.5, -0.61, 1, False),
+    (2, 3, 0, False), (4965, 3171, 0, False), (0.43, 67.65 - 67.22, 2, True)])
+def test_agrees_means_rounded_or_cut_off(printed, exact, decimals, expected):
+    assert claims.agrees(printed, exact, decimals) is expected
+
+
+# --- measured rows ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("split", ["valid", "test", "valid+test"])
+@pytest.mark.parametrize("metric, theirs", [
+    ("accuracy", sklearn.metrics.accuracy_score), ("mean_recall", sklearn.metrics.balanced_accuracy_score),
+    ("macro_f1", lambda y, p: sklearn.metrics.f1_score(y, p, average="macro")),
+    ("recall_fear", lambda y, p: sklearn.metrics.recall_score(y, p, average=None)[2])])
+def test_our_number_is_scikit_learns(tmp_path, split, metric, theirs):
+    folder = write_run(tmp_path, "net")
+    row = verdict(tmp_path, measured(split=split, metric=metric, unit="")).loc["a"]
+    table = pd.read_parquet(folder / "predictions.parquet")
+    table = table[table["split"].isin(split.split("+"))]
+    clean = table[~table["leaked"]]
+    assert row["ours"] == pytest.approx(theirs(table["emotion"], table[P].to_numpy().argmax(1)))
+    assert row["ours_without_leaks"] == pytest.approx(theirs(clean["emotion"], clean[P].to_numpy().argmax(1)))
+    assert row["ci95"][0] <= row["ours"] <= row["ci95"][1] and row["runs"] == ["net-cpu-s0"] and row["n_seeds"] == 1
+    assert row["ci95_without_leaks"][0] <= row["ours_without_leaks"] <= row["ci95_without_leaks"][1]
+
+
+def test_the_interval_is_that_of_a_binomial(tmp_path):
+    write_run(tmp_path, "net", predictions(n_valid=2000, n_test=2000))
+    row = verdict(tmp_path, measured()).loc["a"]
+    half = 196 * np.sqrt(row["ours"] / 100 * (1 - row["ours"] / 100) / 4000)
+    assert row["ci95"] == pytest.approx([row["ours"] - half, row["ours"] + half], abs=0.15)
+
+
+def test_holds_better_and_falls_short(tmp_path):
+    write_run(tmp_path, "net")
+    words = verdict(tmp_path, measured("a", "71"), measured("b", "60"), measured("c", "80"))["verdict"]
+    assert words.to_dict() == {"a": "holds", "b": "better", "c": "falls short"}
+
+
+def test_seeds_are_averaged_and_their_spread_is_reported(tmp_path):
+    folders = [write_run(tmp_path, "net", seed=seed) for seed in (0, 1, 2)]
+    row = verdict(tmp_path, measured()).loc["a"]
+    each = [100 * np.mean(t[P].to_numpy().argmax(1) == t["emotion"]) for t in (pd.read_parquet(f / "predictions.parquet") for f in folders)]
+    assert row["ours"] == pytest.approx(np.mean(each)) and row["sd"] == pytest.approx(np.std(each, ddof=1))
+    assert row["n_seeds"] == 3 and row["runs"] == [f.name for f in folders] and row["also"] == []
+
+
+def test_first_recipe_decides_and_no_other_run_is_dropped(tmp_path):
+    write_run(tmp_path, "net-long", predictions(0.9))
+    write_run(tmp_path, "net-paper", predictions(0.5), differs=["a smaller input"])
+    row = verdict(tmp_path, measured(recipe="net-paper; net-*")).loc["a"]
+    assert row["verdict"] == "falls short" and row["recipe"] == "net-paper (cpu)" and row["differs"] == ["a smaller input"]
+    (other,) = row["also"]
+    assert other["verdict"] == "better" and other["runs"] == ["net-long-cpu-s0"] and other["differs"] == []
+
+
+def test_gpu_decides_before_cpu_and_the_latest_setting_before_older_ones(tmp_path):
+    write_run(tmp_path, "net", predictions(0.9))
+    write_run(tmp_path, "net", predictions(0.6), profile="gpu", tag="-old", finished="2024-01-02", epochs=10)
+    write_run(tmp_path, "net", predictions(0.7), profile="gpu", finished="2024-01-03")
+    row = verdict(tmp_path, measured()).loc["a"]
+    assert row["runs"] == ["net-gpu-s0"] and [other["runs"] for other in row["also"]] == [["net-gpu-s0-old"], ["net-cpu-s0"]]
+
+
+def test_major_difference_and_other_data_differ_in_setting(tmp_path):
+    write_run(tmp_path, "net", differs=["ImageNet weights instead of VGGFace"], kind="major")
+    write_run(tmp_path, "other", data={"name": "faces_news", "fingerprint": "0", "n_valid": 300, "n_test": 300})
+    table = verdict(tmp_path, measured("a"), measured("b", recipe="other"))
+    assert set(table["verdict"]) == {"differs in setting"}
+    assert table["differs"].to_dict() == {"a": ["ImageNet weights instead of VGGFace"], "b": ["on faces_news, not fer2013"]}
+    assert table["ours"].notna().all()
+
+
+@pytest.mark.parametrize("changes", [{"profile": "smoke"}, {"embedded": True}, {"complete": False}])
+def test_smoke_embedded_and_unfinished_runs_never_count(tmp_path, changes):
+    write_run(tmp_path, "net", **changes)
+    row = verdict(tmp_path, measured()).loc["a"]
+    assert row["verdict"] == "not run yet" and row["runs"] == [] and np.isnan(row["ours"])
+
+
+def test_gated_row_waits_for_data_then_for_a_run(tmp_path, monkeypatch):
+    row = measured(kind="gated").replace("fer2013", "affectnet")
+    assert verdict(tmp_path, row).loc["a", "verdict"] == "waiting for data"
+    monkeypatch.setattr(datasets, "load", lambda name: None)
+    assert verdict(tmp_path, row).loc["a", "verdict"] == "not run yet"
+
+
+# --- orderings ---------------------------------------------------------------------------------------------------------------
+
+def test_orderings_hold_are_contradicted_or_undecided(tmp_path):
+    for name, right in (("good", 0.9), ("bad", 0.5)):
+        write_run(tmp_path, name, predictions(right))
+    write_run(tmp_path, "good-again", predictions(0.9, seed=5))
+    words = verdict(tmp_path, *(measured(k, "5", recipe=r, unit="points", kind="ordering") for k, r in
+                                (("a", "good > bad"), ("b", "bad > good"), ("c", "good > good-again"), ("d", "good > missing"))))
+    assert words["verdict"].to_dict() == {"a": "holds", "b": "contradicted", "c": "undecided", "d": "not run yet"}
+    good, bad = (pd.read_parquet(tmp_path / "results" / f"{k}-cpu-s0" / "predictions.parquet") for k in ("good", "bad"))
+    right = [(t[P].to_numpy().argmax(1) == t["emotion"]).to_numpy() * 100.0 for t in (good, bad)]
+    assert words.loc["a", "ours"] == pytest.approx(right[0].mean() - right[1].mean())
+    half = 1.96 * np.std(right[0] - right[1]) / np.sqrt(len(good))
+    assert words.loc["a", "ci95"] == pytest.approx([words.loc["a", "ours"] - half, words.loc["a", "ours"] + half], abs=0.5)
+    assert words.loc["a", "p"] < 0.001 < 0.05 < words.loc["c", "p"] and words.loc["a", "runs"] == ["good-cpu-s0", "bad-cpu-s0"]
+
+
+def test_ordering_uses_the_images_that_both_predict(tmp_path):
+    good, bad = predictions(0.9), predictions(0.5, seed=1)
+    write_run(tmp_path, "good", good)
+    write_run(tmp_path, "bad", bad[20:])
+    row = verdict(tmp_path, measured(recipe="good > bad", unit="points", kind="ordering")).loc["a"]
+    hits = [(t[P].to_numpy().argmax(1) == t["emotion"])[20:].mean() * 100 for t in (good, bad)]
+    assert row["ours"] == pytest.approx(hits[0] - hits[1])
+
+
+def test_ordering_of_a_run_in_another_setting(tmp_path):
+    write_run(tmp_path, "good", predictions(0.9))
+    write_run(tmp_path, "bad", predictions(0.5), differs=["smaller"], kind="major")
+    row = verdict(tmp_path, measured(recipe="good > bad", unit="points", kind="ordering")).loc["a"]
+    assert row["verdict"] == "differs in setting" and row["differs"] == ["bad: smaller"]
+
+
+# --- labels against the data --------------------------------------------------------------------------------------------------
+
+def test_labels_are_compared_with_the_data_set_when_it_is_here(tmp_path, monkeypatch):
+    table = predictions(n_valid=20, n_test=20)
+    frame = table[["row", "split", "emotion"]]
+    faces = datasets.FaceTable(np.zeros((40, 48, 48), np.uint8), frame, FER2013_EMOTIONS, "fer2013")
+    monkeypatch.setattr(datasets, "load", lambda name: faces)
+    data = {"name": "fer2013", "fingerprint": faces.fingerprint, "n_valid": 20, "n_test": 20}
+    runs = [claims.read_run(write_run(tmp_path, "net", table, data=data)), claims.read_run(write_run(tmp_path, "elsewhere", table))]
+    assert claims.check_labels(runs) == 1
+    table.loc[3, "emotion"] = (table.loc[3, "emotion"] + 1) % 7
+    wrong = claims.read_run(write_run(tmp_path, "wrong", table, data=data))
+    with pytest.raises(ClaimError, match="Run wrong-cpu-s0: the label of row 1003 is not the one in fer2013"):
+        claims.check_labels([wrong])
+
+
+# --- what is shown -------------------------------------------------------------------------------------------------------------
+
+def test_json_is_valid_and_has_null_for_unknown(tmp_path):
+    write_run(tmp_path, "net")
+    write_run(tmp_path, "net-b", predictions(0.9))
+    write_ledger(tmp_path, measured(recipe="net; net-b"), measured("b", recipe="none"))
+    text = claims.to_json(claims.verdicts(home=tmp_path))
+    first, second = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert {"id", "paper", "where", "metric", "paper_value", "ours", "ci95", "n_seeds", "verdict", "runs", "note"} <= set(first)
+    assert len(first["ci95"]) == 2 and first["sd"] is None and first["also"][0]["runs"] == ["net-b-cpu-s0"]
+    assert second["ours"] is None and second["ci95"] is None and second["runs"] == []
+
+
+def test_readable_has_a_line_for_every_group_of_runs(tmp_path):
+    write_run(tmp_path, "net", differs=["a", "b"])
+    write_run(tmp_path, "net-b", predictions(0.9))
+    write_ledger(tmp_path, measured(recipe="net; net-b"), measured("b", recipe="none"))
+    lines = claims.readable(claims.verdicts(home=tmp_path))
+    assert lines["verdict"].tolist() == ["holds", "better", "not run yet"]
+    assert lines["unlike the paper"][0] == "a; b" and lines["what"][1] == "↳ net-b (cpu)" and lines["paper"].tolist() == ["70", "", "70"]
+    assert re.fullmatch(r"\d\d\.\d\d \[\d\d\.\d\d, \d\d\.\d\d\]", lines["ours [95% interval]"][0])
+
+
+def test_counts_and_scoreboard_show_every_row(tmp_path):
+    write_run(tmp_path, "net")
+    write_ledger(tmp_path, measured("a", "71"), measured("b", "60"), measured("c", recipe="none"),
+                 'd,my_paper,Table 1,x,,,count,28709,images,arithmetic,,"fer2013_count(train, all)",')
+    table = claims.verdicts(home=tmp_path)
+    counts = claims.count_verdicts(table).loc["my_paper"]
+    assert counts["all"] == 4 == counts.drop("all").sum()
+    assert (counts["holds"], counts["better"], counts["not run yet"]) == (2, 1, 1)
+    figure = claims.scoreboard(table)
+    assert [t.get_text() for t in figure.axes[0].texts] == ["1", "1", "1", "1"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["my_paper\nby running", "my_paper\nby arithmetic"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["holds", "better", "not run yet"]
+
+
+def test_verdict_colours_differ():
+    assert len(set(claims.VERDICTS.values())) == len(claims.VERDICTS)
+
+
+def test_claims_do_not_import_torch():
+    code = "import sys, fer_book.claims; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- broken ledgers and runs ----------------------------------------------------------------------------------------------------
+
+BAD_ROWS = {
+    "no-value": (measured(value=""), "line 2: the claim 'a' has no paper value"),
+    "word-value": (measured(value="n/a"), r"has no paper value \('n/a'\); enter the number that the paper prints"),
+    "no-id": (measured(claim_id=""), "line 2: the claim has no id"),
+    "kind": (measured(kind="guess"), "line 2: 'guess' is no kind of claim; use arithmetic"),
+    "metric": (measured(metric="acuracy"), "there is no metric 'acuracy'; use one of accuracy"),
+    "split": (measured(split="all"), "'all' is no split; use train, valid"),
+    "train-split": (measured(split="train"), "needs a split that runs predict"),
+    "recipe": (measured(recipe=""), "write one or more names split by ';'"),
+    "ordering": (measured(kind="ordering"), "or 'a > b' for an ordering"),
+    "paper": (measured().replace("my_paper", "yours"), "filed under 'yours'; write 'my_paper' or move it to yours.csv"),
+    "commas": (measured() + ",a, b", "the row has not 13 fields; put quotes around text with a comma"),
+    "short": ("a,my_paper,Table 1", "the row has not 13 fields"),
+    "check": (measured(kind="arithmetic").replace(",net,,", ",,sums(a),"), r"line 2: there is no check 'sums\(a\)'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_broken_ledger_rows(tmp_path, case):
+    line, sentence = BAD_ROWS[case]
+    path = write_ledger(tmp_path, line)
+    with pytest.raises(ClaimError, match=sentence) as error:
+        claims.read_ledger(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("check", ["same_as(b)", "same_as(a; a)", "fer2013_count(train)", "fer2013_count(all, anger)", "count_above(x, a)", "quoted(me)"])
+def test_checks_with_wrong_arguments(tmp_path, check):
+    write_ledger(tmp_path, f'a,my_paper,Table 1,x,,,count,3,,arithmetic,,"{check}",')
+    with pytest.raises(ClaimError, match="line 2: the check .* does not work .*; correct its arguments"):
+        claims.verdicts(home=tmp_path)
+
+
+def test_duplicate_ids_wrong_columns_wrong_bytes_and_unknown_papers(tmp_path):
+    with pytest.raises(ClaimError, match="line 3: the id 'a' is taken by line 2"):
+        claims.read_ledger(write_ledger(tmp_path, measured(), measured()))
+    path = write_ledger(tmp_path, measured())
+    path.write_text(path.read_text().replace("paper_value", "value"))
+    with pytest.raises(ClaimError, match="line 1: the columns must be id, paper"):
+        claims.read_ledger(path)
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ClaimError, match="cannot be read as a CSV table"):
+        claims.read_ledger(path)
+    with pytest.raises(ClaimError, match="no ledger of 'nobody'; choose from my_paper"):
+        claims.verdicts("nobody", tmp_path)
+    with pytest.raises(ClaimError, match="holds no ledger; set FER_BOOK_HOME"):
+        claims.verdicts(home=tmp_path / "empty")
+
+
+def test_ledgers_saved_by_a_spreadsheet_are_read(tmp_path):
+    path = write_ledger(tmp_path, measured())
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert [claim.id for claim in claims.read_ledger(path)] == ["a"]
+
+
+def spoil(column, value):
+    def change(table):
+        table.loc[7, column] = value
+        return table
+    return change
+
+
+BAD_PREDICTIONS = {
+    "sum": (spoil("p_fear", 0.9), "row 1007 has probabilities that do not sum to 1"),
+    "nan": (spoil("p_fear", np.nan), "row 1007 has probabilities that do not sum to 1"),
+    "label": (spoil("emotion", 9), "row 1007 has a true label outside 0 to 6"),
+    "split": (spoil("split", "train"), "row 1007 is in none of the splits valid and test"),
+    "twice": (spoil("row", 1006), "row 1006 is predicted twice"),
+    "missing-row": (lambda t: t.drop(index=599), "has 299 images of the test split where run.json says 300"),
+    "missing-column": (lambda t: t.drop(columns="leaked"), "lacks the column leaked"),
+    "no-probabilities": (lambda t: t.drop(columns=P), "lacks the column p_<class>"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PREDICTIONS)
+def test_broken_predictions(tmp_path, case):
+    change, sentence = BAD_PREDICTIONS[case]
+    folder = write_run(tmp_path, "net")
+    change(predictions()).to_parquet(folder / "predictions.parquet")
+    with pytest.raises(ClaimError, match=sentence) as error:
+        claims.read_run(folder)
+    assert str(folder) in str(error.value) and "restore the run from git" in str(error.value)
+
+
+def test_broken_run_folders(tmp_path):
+    folder = write_run(tmp_path, "net")
+    whole = (folder / "predictions.parquet").read_bytes()
+    (folder / "predictions.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ClaimError, match="predictions.parquet is damaged or only half written"):
+        claims.read_runs(tmp_path / "results")
+    (folder / "predictions.parquet").unlink()
+    with pytest.raises(ClaimError, match="predictions.parquet is missing"):
+        claims.read_runs(tmp_path / "results")
+    (folder / "run.json").write_text('{"id": "net"')
+    with pytest.raises(ClaimError, match="run.json is not the record of a run"):
+        claims.read_runs(tmp_path / "results")
+    (folder / "run.json").unlink()
+    with pytest.raises(ClaimError, match="run.json is missing"):
+        claims.read_runs(tmp_path / "results")
+
+
+def test_run_record_without_a_key_or_with_another_id(tmp_path):
+    with pytest.raises(ClaimError, match="is not the record of a run"):
+        claims.read_run(write_run(tmp_path, "a", data={"name": "fer2013"}))
+    with pytest.raises(ClaimError, match="records the run 'b'; give the folder that name"):
+        claims.read_run(write_run(tmp_path, "c", id="b"))
+
+
+def test_folder_still_being_written_is_left_alone(tmp_path):
+    (tmp_path / "results" / ".net-cpu-s0-abc").mkdir(parents=True)
+    assert claims.read_runs(tmp_path / "results") == []
+
+
+def test_seeds_that_do_not_predict_the_same_images(tmp_path):
+    write_run(tmp_path, "net")
+    write_run(tmp_path, "net", predictions(seed=1, images=1), seed=1)
+    with pytest.raises(ClaimError, match="do not predict the same images with the same labels"):
+        verdict(tmp_path, measured())

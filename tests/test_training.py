@@ -1,0 +1,245 @@
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fer_book import datasets, training
+from fer_book.datasets import FaceTable
+from fer_book.emotions import FER2013_EMOTIONS, VOTE_COLUMNS
+from fer_book.training import FaceBatches, Recipe, TrainedModel, as_tensor, augment, fit, plateau_lr, soft_targets
+
+SMALL = Recipe(name="small", model="fer_book.shallow_cnn:ShallowCNN", model_args={"widths": (4, 8), "dense": (16,)}, size=16, epochs=3,
+               batch_size=16, rotate=10, scale=0.1, shift=0.05, schedule="one-cycle", lr=1e-2,
+               profiles={"cpu": {"max_faces": 100}})
+
+
+def made_up_faces(n: int = 240, size: int = 16, seed: int = 0) -> FaceTable:
+    """Noise with a bright bar whose place is the class: learnable, different in every split."""
+    rng = np.random.default_rng(seed)
+    emotion = rng.integers(0, 7, n)
+    images = rng.integers(0, 100, (n, size, size), dtype=np.uint8)
+    images[np.arange(n), 2 * emotion] = 250
+    votes = rng.multinomial(10, np.full(10, 0.1), n)
+    frame = pd.DataFrame(votes, columns=list(VOTE_COLUMNS)).assign(
+        row=np.arange(n), emotion=emotion, split=np.repeat(["train", "valid", "test"], [n - 2 * (n // 4), n // 4, n // 4]))
+    return FaceTable(images=images, frame=frame, classes=FER2013_EMOTIONS, name="made-up")
+
+
+def silent(row):
+    pass
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_unbroken(tmp_path):
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(__file__).rsplit("/", 1)[0]!r})
+from test_training import SMALL, made_up_faces, silent
+from fer_book import training
+calls, original = [], training.augment
+def killed_later(x, **settings):
+    calls.append(1)
+    if len(calls) == 12:  # 100 faces are 7 batches an epoch: in the middle of the second
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(x, **settings)
+training.augment = killed_later
+training.fit(SMALL, "cpu", faces=made_up_faces(), out={str(tmp_path / "killed")!r}, report=silent)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not list((tmp_path / "killed").glob("small*"))
+    epochs = []
+    resumed = fit(SMALL, "cpu", faces=made_up_faces(), out=tmp_path / "killed", report=lambda row: epochs.append(row["epoch"]))
+    unbroken = fit(SMALL, "cpu", faces=made_up_faces(), out=tmp_path / "unbroken", report=silent)
+    assert epochs == [1, 2]
+    for name in ("predictions.parquet",):
+        pd.testing.assert_frame_equal(pd.read_parquet(resumed.path / name), pd.read_parquet(unbroken.path / name), check_exact=True)
+    pd.testing.assert_frame_equal(resumed.history.drop(columns="seconds"), unbroken.history.drop(columns="seconds"), check_exact=True)
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "plateau", "keep": "best"}, {"optimizer": "sgd", "schedule": "constant"}])
+def test_budget_stops_after_an_epoch_and_resuming_changes_nothing(tmp_path, settings):
+    recipe, faces = replace(SMALL, **settings), made_up_faces()
+    whole = fit(recipe, "cpu", faces=faces, out=tmp_path / "whole", report=silent)
+    lengths = []
+    for _ in range(3):
+        part = fit(recipe, "cpu", faces=faces, out=tmp_path / "parts", budget=1e-3, report=silent)
+        lengths.append((len(part.history), part.complete))
+    assert lengths == [(1, False), (2, False), (3, True)]
+    pd.testing.assert_frame_equal(pd.read_parquet(part.path / "predictions.parquet"), pd.read_parquet(whole.path / "predictions.parquet"),
+                                  check_exact=True)
+
+
+def test_it_learns_and_the_record_can_be_scored_alone(tmp_path):
+    done = fit(replace(SMALL, epochs=12, profiles={}), "cpu", faces=made_up_faces(700), out=tmp_path, report=silent)
+    table = pd.read_parquet(done.path / "predictions.parquet")
+    probabilities = table[[f"p_{c}" for c in FER2013_EMOTIONS]].to_numpy()
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert set(table.split) == {"valid", "test"} and not table["row"].duplicated().any()
+    assert (probabilities.argmax(1) == table.emotion)[table.split == "test"].mean() > 0.6
+    run = json.loads((done.path / "run.json").read_text())
+    assert run["complete"] and run["id"] == done.id and run["data"]["n_test"] == (table.split == "test").sum()
+    assert run["recipe"]["model_args"]["widths"] == [4, 8] and run["epochs"] == 12
+    assert pd.read_csv(done.path / "history.csv").epoch.tolist() == list(range(12))
+
+
+def test_training_cannot_see_the_test_split(tmp_path):
+    faces, calls = made_up_faces(), []
+
+    class Watched(FaceTable):
+        def split(self, name):
+            calls.append(name)
+            return FaceTable.split(self, name)
+
+    watched = Watched(images=faces.images, frame=faces.frame, classes=faces.classes, name=faces.name)
+    at_epoch = []
+    fit(SMALL, "cpu", faces=watched, out=tmp_path / "a", report=lambda row: at_epoch.append("test" in calls))
+    assert at_epoch == [False] * 3 and calls.count("test") == 1
+    images = faces.images.copy()
+    images[(faces.frame["split"] == "test").to_numpy()] = 0
+    other = FaceTable(images=images, frame=faces.frame, classes=faces.classes, name=faces.name)
+    fit(SMALL, "cpu", faces=other, out=tmp_path / "b", report=silent)
+    a, b = (pd.read_parquet(next((tmp_path / k).glob("small*")) / "predictions.parquet").query("split == 'valid'") for k in "ab")
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_seed_changes_the_run(tmp_path):
+    a, b = (fit(SMALL, "cpu", seed=s, faces=made_up_faces(), out=tmp_path, report=silent) for s in (0, 1))
+    assert a.id != b.id and a.history.train_loss[0] != b.history.train_loss[0]
+
+
+def test_augment_without_change_is_the_identity():
+    x = torch.rand(3, 1, 9, 9)
+    assert torch.allclose(augment(x, flip=False), x, atol=1e-6)
+
+
+def test_augment_rotates_scales_shifts_and_mirrors(monkeypatch):
+    x = torch.arange(81.0).reshape(1, 1, 9, 9)
+    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: torch.ones(*shape))  # every draw at the end of its range
+    assert torch.allclose(augment(x, flip=False, rotate=90)[0, 0], torch.rot90(x[0, 0]), atol=1e-4)
+    moved = augment(x, flip=False, shift=1 / 9)[0, 0]
+    assert torch.allclose(moved[:-1, :-1], x[0, 0, 1:, 1:], atol=1e-4)
+    assert torch.allclose(augment(x, flip=False, scale=1.0)[0, 0, 4, 5], x[0, 0, 4, 6], atol=1e-4)
+    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: torch.full(shape, 0.25))
+    assert torch.allclose(augment(x, flip=True)[0, 0], x[0, 0].flip(1), atol=1e-4)
+
+
+def test_augment_draws_within_its_ranges_and_mirrors_half():
+    x = torch.zeros(2000, 1, 9, 9)
+    x[:, :, 4, 8] = 1  # right edge
+    torch.manual_seed(0)
+    right = augment(x)[:, 0, 4, 8] > 0.5
+    assert 0.46 < right.float().mean() < 0.54
+
+
+@pytest.mark.parametrize("n, batch_size, expected", [(10, 4, [4, 4, 2]), (9, 4, [4, 4]), (1, 4, [1])])
+def test_batches_cover_every_face_once_and_never_leave_one_alone(n, batch_size, expected):
+    images = torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1)
+    batches = FaceBatches(images, torch.arange(n)[:, None], batch_size, mean=0, sd=1, shuffle=True)
+    seen = [y.flatten().tolist() for _, y in batches]
+    assert [len(s) for s in seen] == expected and len(batches) == len(expected)
+    assert len({i for s in seen for i in s}) == sum(expected)
+    x, y = next(iter(batches))
+    assert torch.equal(x.flatten(), y.flatten().float())
+
+
+def test_as_tensor_keeps_pixels_and_resizes_like_torchvision():
+    from torchvision.transforms.v2.functional import resize
+    images = np.random.default_rng(0).integers(0, 256, (5, 20, 20), dtype=np.uint8)
+    assert np.array_equal(as_tensor(images, 20)[:, 0].numpy(), images)
+    assert (as_tensor(images, 12).int() - resize(torch.from_numpy(images)[:, None], [12, 12], antialias=True).int()).abs().max() <= 1
+    assert as_tensor(np.zeros((2, 8, 8, 3), np.uint8), 4).shape == (2, 3, 4, 4)
+
+
+def test_soft_targets_by_hand():
+    faces = made_up_faces(3)
+    frame = faces.frame.assign(emotion=[3, 6, 0], **{c: 0 for c in VOTE_COLUMNS})
+    frame.loc[0, ["happiness", "surprise", "contempt", "NF"]] = [3, 1, 4, 2]
+    frame.loc[1, ["neutral", "sadness"]] = [5, 5]
+    frame.loc[2, "NF"] = 10
+    faces = FaceTable(images=faces.images, frame=frame, classes=faces.classes, name=faces.name)
+    expected = np.zeros((3, 7))
+    expected[0, [3, 5]] = [0.5 + 0.5 * 0.75, 0.5 * 0.25]
+    expected[1, [6, 4]] = [0.5 + 0.25, 0.25]
+    expected[2, 0] = 1
+    assert np.allclose(soft_targets(faces, crowd_share=0.5), expected)
+    assert np.allclose(soft_targets(faces, crowd_share=0.5, label_smoothing=0.1), 0.9 * expected + 0.1 / 7)
+    assert np.array_equal(soft_targets(faces).argmax(1), [3, 6, 0])
+
+
+def test_plateau_by_hand():
+    history = [{"valid_loss": v} for v in (2.0, 1.0, 1.1, 1.2, 1.0, 1.3, 0.9, 1.0)]
+    assert [plateau_lr(history[:k], 1.0, factor=0.1, patience=2) for k in range(9)] == [1, 1, 1, 1, 1, pytest.approx(0.1)] + [pytest.approx(0.1)] * 3
+
+
+def test_hash_changes_with_every_setting_and_with_nothing_else():
+    other = {"name": "x", "model": "fer_book.training:PixelRegression", "dataset": "faces_news", "optimizer": "sgd", "schedule": "plateau",
+             "keep": "best", "model_args": {}, "flip": False, "flip_at_test": True}
+    for f in fields(Recipe):
+        if f.name in ("differs", "comparable", "profiles"):
+            changed = replace(SMALL, **{f.name: {"differs": ("a",), "comparable": False, "profiles": {}}[f.name]})
+            assert changed.hash == SMALL.hash
+        else:
+            changed = replace(SMALL, **{f.name: other.get(f.name, 77)})
+            assert changed.hash != SMALL.hash, f.name
+
+
+def test_every_recipe_of_the_book_builds_its_network_in_every_profile():
+    for recipe in training.recipes().values():
+        for profile in ("smoke", "cpu", "gpu"):
+            at = recipe.at(profile)
+            model = training.build_model(at, n_outputs=7).eval()
+            assert model(torch.zeros(2, 1, at.size, at.size)).shape == (2, 7), recipe.name
+
+
+def test_published_network_predicts_what_the_run_recorded(tmp_path):
+    faces = made_up_faces()
+    done = fit(replace(SMALL, flip_at_test=True), "cpu", faces=faces, out=tmp_path / "results", report=silent)
+    run = tmp_path / "results" / ".run" / done.id / "model.safetensors"
+    (tmp_path / "models").mkdir()
+    run.rename(tmp_path / "models" / f"{done.id}.safetensors")
+    trained = training.load_model(done.id, home=tmp_path)
+    valid = training.thin(faces.split("valid"), 100)
+    recorded = pd.read_parquet(done.path / "predictions.parquet").query("split == 'valid'")[[f"p_{c}" for c in faces.classes]].to_numpy()
+    assert np.abs(trained(valid.images) - recorded).max() < 5e-3
+    path = tmp_path / "models" / f"{done.id}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ValueError, match="is not the file that run"):
+        training.load_model(done.id, home=tmp_path)
+
+
+def test_mirrored_faces_get_the_same_probabilities_with_flip_at_test():
+    recipe = replace(SMALL, flip_at_test=True)
+    trained = TrainedModel(training.build_model(recipe, 7).eval(), recipe, FER2013_EMOTIONS, 50.0, 60.0)
+    images = made_up_faces(20).images
+    assert np.allclose(trained(images), trained(images[:, :, ::-1]), atol=1e-5)
+
+
+def test_autocast_on_cpu_computes_in_bfloat16_and_keeps_float32_parameters(monkeypatch):
+    monkeypatch.setattr(training, "precision", lambda device: "bf16")
+    faces, kinds = made_up_faces(), []
+    learn, *_ = training.make_learner(SMALL, faces.split("train"), faces.split("valid"), torch.device("cpu"))
+    learn.model.blocks[0][0].register_forward_hook(lambda m, x, y: kinds.append(y.dtype))
+    before = learn.model.head[-1].weight.clone()
+    learn.fit(1, 1e-3)
+    assert set(kinds) == {torch.bfloat16} and learn.model.head[-1].weight.dtype == torch.float32
+    assert torch.isfinite(learn.model.head[-1].weight).all() and not torch.equal(before, learn.model.head[-1].weight)
+
+
+def test_full_disk_while_the_run_is_written_leaves_no_half_run_and_resumes(tmp_path, monkeypatch):
+    faces = made_up_faces()
+    with monkeypatch.context() as patch:
+        def full(*args, **kwargs): raise OSError(28, "No space left on device")
+        patch.setattr(pd.DataFrame, "to_csv", full)
+        with pytest.raises(OSError, match="No space left on device.*run the same command again"):
+            fit(SMALL, "cpu", faces=faces, out=tmp_path, report=silent)
+    assert [p.name for p in tmp_path.iterdir()] == [".run"]
+    trained = []
+    done = fit(SMALL, "cpu", faces=faces, out=tmp_path, report=trained.append)
+    assert done.complete and not trained and (done.path / "run.json").exists()
