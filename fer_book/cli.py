@@ -115,14 +115,15 @@ def near(path: Path) -> Path:
 
 
 def data(args) -> int:
-    from fer_book import datasets
+    from fer_book import datasets  # its readers draw their own bars
 
     if args.action == "list":
-        show(datasets.catalogue())
-        return 0
-    with progress(f"{'checking' if args.action == 'check' else 'preparing'} {args.name}"):
-        result = (datasets.check if args.action == "check" else datasets.prepare)(args.name)
-    print(result) if isinstance(result, str) else show(result)
+        show(datasets.catalogue()[["name", "here", "rows", "holds", "licence"]])
+        print("data/datasets.md says how to get each one and where it goes in the folder that FER_BOOK_DATA names.")
+    elif args.action == "check":
+        show(datasets.check(args.name))
+    else:
+        print(datasets.prepare(args.name))
     return 0
 
 
@@ -137,17 +138,17 @@ def run(args) -> int:
 
 def train(args) -> int:
     with progress(f"loading {args.recipe}"):
-        from fer_book import training
+        from fer_book import datasets, training
 
         recipe = training.find_recipe(args.recipe)
+    datasets.load_or_embedded(recipe.dataset)  # a first read fills the cache under a bar of its own
     with progress(f"training {recipe.name}, profile {args.profile}, seed {args.seed}", recipe.at(args.profile).epochs) as step:
         def report(row: dict) -> None:
-            step(f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.4f}  valid loss {row['valid_loss']:.4f}  "
-                 f"valid accuracy {row['valid_accuracy']:.4f}  {row['seconds']:.0f} s")
+            step(training.epoch_line(row))
 
         done = training.fit(recipe, profile=args.profile, seed=args.seed, out=args.out, budget=args.budget, report=report)
     if not done.complete:
-        print(f"{done.id}: stopped by --budget after {len(done.history)} epochs; run the same command again to resume")
+        print(f"{done.id}: stopped by --budget after epoch {len(done.history)} of {recipe.at(args.profile).epochs}; run the same command again to resume")
         return 3
     print(f"{done.id}: recorded in {near(done.path)}; `fer-book verify` confronts it with the paper")
     return 0
@@ -191,11 +192,12 @@ def build_book(args) -> int:
 
 
 def bench(args) -> int:
-    with progress("measuring images per second, about a minute"):
-        from fer_book import datasets, training
+    from fer_book import datasets, training
 
-        recipe = training.find_recipe(args.recipe)
-        table = training.bench(recipe, datasets.load_or_embedded(recipe.dataset))
+    recipe = training.find_recipe(args.recipe)
+    faces = datasets.load_or_embedded(recipe.dataset)
+    with progress("measuring images per second, for minutes"):
+        table = training.bench(recipe, faces)
     show(table.round(2).reset_index(names=recipe.name))
     return 0
 

@@ -94,6 +94,7 @@ class _Faces:
 
 
 _SIDES = np.array([-1.0, 1.0])[None, :, None]
+_EACH_SIDE = (slice(0, 1), slice(1, 2))
 _ACROSS = np.linspace(-1, 1, 13)[None, None, :]
 _ALONG = np.linspace(0, 1, 7)[None, None, :]
 _CIRCLE = np.linspace(0, 2 * np.pi, 14, endpoint=False)[None, None, :]
@@ -250,9 +251,10 @@ def _mouth(f: _Faces) -> list[_Shape]:
 def _wrinkles(f: _Faces) -> list[_Shape]:
     age, t = np.clip(0.5 * f.of("age"), 0, 1), _ALONG
     smile = np.maximum(f.au(12), 0.8 * f.au(10))
-    fold = _on_skin(_SIDES * (0.15 + 0.05 * smile + (0.14 + 0.06 * smile) * t**0.8),
-                    0.24 - 0.03 * f.au(9) + (0.25 - 0.07 * f.au(12)) * t**1.1,
-                    f.shade(np.maximum(np.maximum(0.34 * smile, 0.34 * f.au(9)), 0.12 * age)), width=0.018)
+    fold_x = 0.15 + 0.05 * smile + (0.14 + 0.06 * smile) * t**0.8
+    fold_y = 0.24 - 0.03 * f.au(9) + (0.25 - 0.07 * f.au(12)) * t**1.1
+    depth = np.maximum(np.maximum(0.34 * smile, 0.34 * f.au(9)), 0.12 * age)
+    fold = [_on_skin((_SIDES * fold_x)[:, k], fold_y[:, k], f.shade(depth[:, k]), width=0.018) for k in _EACH_SIDE]
     lift = np.maximum(f.mid(1), f.mid(2))
     bumps = 0.02 * np.cos(3 * _ACROSS) + 0.03 * f.mid(1) * (1 - _ACROSS**2)
     forehead = [_on_skin((0.36 - 0.03 * k) * _ACROSS, -0.49 - 0.07 * k - bumps, f.shade(0.22 * lift + 0.10 * age),
@@ -265,14 +267,14 @@ def _wrinkles(f: _Faces) -> list[_Shape]:
                      f.shade(0.17 * f.mid(6) + 0.05 * age), width=0.012) for k in range(2)]
     pouch = _on_skin(_SIDES * (0.30 + 0.12 * _ACROSS), -0.055 - 0.012 * f.au(6) + 0.03 * (1 - _ACROSS**2),
                      f.shade(0.07 + 0.18 * np.maximum(f.mid(6), 0.7 * f.mid(7)) + 0.1 * age), width=0.016)
-    corner = 0.30 + 0.06 * f.au(12) + 0.06 * f.au(20)
-    dimple = [_on_skin(_SIDES[:, k:k + 1] * (corner[:, k:k + 1] + 0.05 * np.sin(np.pi * t) - 0.01),
-                       0.46 - 0.08 * f.au(12)[:, k:k + 1] + 0.09 * t, f.shade(0.30 * f.au(14)[:, k:k + 1]), width=0.018)
-              for k in range(2)]
+    tuck_x = 0.29 + 0.06 * f.au(12) + 0.06 * f.au(20) + 0.05 * np.sin(np.pi * t)
+    tuck_y = 0.46 - 0.08 * f.au(12) + 0.09 * t
+    tuck_x, tucked = _SIDES * tuck_x, 0.30 * f.au(14)
+    tuck = [_on_skin(tuck_x[:, k], tuck_y[:, k], f.shade(tucked[:, k]), width=0.018) for k in _EACH_SIDE]
     chin = _on_skin(0.10 * _ACROSS, 0.735 - 0.03 * (1 - _ACROSS**2) + 0.1 * f.mid(26), f.shade(0.28 * f.mid(17)),
                     width=0.018)
     droop = _on_skin(_SIDES * (0.31 + 0.03 * t), 0.64 + 0.09 * t + 0 * f.au(15), f.shade(0.22 * f.mid(15)), width=0.016)
-    return [fold, *forehead, frown, *bridge, *crow, pouch, *dimple, chin, droop]
+    return [*fold, *forehead, frown, *bridge, *crow, pouch, *tuck, chin, droop]
 
 # %% ../chapters/02_posable_faces.ipynb #hair-glasses
 def _hair(f: _Faces) -> list[_Shape]:
@@ -359,6 +361,13 @@ def _lit(images: np.ndarray, light: np.ndarray, framing: np.ndarray) -> np.ndarr
     return images * np.clip(shade, 0.35, 1.5)
 
 # %% ../chapters/02_posable_faces.ipynb #draw
+def _rows(name: str, value: np.ndarray | None, n: int, columns: int) -> np.ndarray:
+    value = np.zeros((n, columns)) if value is None else np.asarray(value, float)
+    if value.shape != (n, columns):
+        raise ValueError(f"{name} needs the shape {(n, columns)}, one row a face, but has {value.shape}")
+    return value
+
+
 def draw(aus: np.ndarray, identity: np.ndarray | None = None, pose: np.ndarray | None = None,
          light: np.ndarray | None = None, noise: float | np.ndarray = 0.0, side: float | np.ndarray = 0.0,
          gaze: np.ndarray | None = None, framing: np.ndarray | None = None, backdrop: float | np.ndarray = 85.0,
@@ -369,17 +378,16 @@ def draw(aus: np.ndarray, identity: np.ndarray | None = None, pose: np.ndarray |
     face. `pose` (N, 3): yaw, pitch, roll in degrees. `light` (N, 2): the side the light comes from, right and
     down positive, length 0..1. `noise` (N,): grain in grey levels. `side` (N,): -1 or 1 leaves the lower-face
     action units on the left or right of the image only. `gaze` (N, 2): -1..1. `framing` (N, 3): shift right and
-    down in half image widths, log of the zoom. Raises `ValueError` if `aus` has the wrong number of columns.
+    down in half image widths, log of the zoom. `backdrop` (N,): grey level. Raises `ValueError`
+    if an array has the wrong shape.
     """
     aus = np.asarray(aus, float)
     if aus.ndim != 2 or aus.shape[1] != len(AUS):
         raise ValueError(f"a face needs {len(AUS)} action units (see schematic.AUS), but aus has the shape {aus.shape}")
-    n = len(aus)
-    grain = np.random.default_rng((seed, 7))
-    given = lambda value, columns: np.zeros((n, columns)) if value is None else np.asarray(value, float)
-    each = lambda value: np.broadcast_to(np.asarray(value, float), n)
-    identity, pose, light = given(identity, len(IDENTITY)), given(pose, 3), given(light, 2)
-    gaze, framing, noise, side, backdrop = given(gaze, 2), given(framing, 3), each(noise), each(side), each(backdrop)
+    n, grain = len(aus), np.random.default_rng((seed, 7))
+    identity, pose = _rows("identity", identity, n, len(IDENTITY)), _rows("pose", pose, n, 3)
+    light, gaze, framing = _rows("light", light, n, 2), _rows("gaze", gaze, n, 2), _rows("framing", framing, n, 3)
+    noise, side, backdrop = (np.broadcast_to(np.asarray(value, float), n) for value in (noise, side, backdrop))
     images = np.empty((n, size, size), np.uint8)
     for start in range(0, n, 256):
         k = slice(start, start + 256)

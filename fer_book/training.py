@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelFitException, CancelValidException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.data.core import DataLoaders
@@ -44,7 +44,7 @@ __all__ = ['SMOKE', 'RECIPES', 'Recipe', 'project_home', 'recipes', 'find_recipe
            'FaceBatches', 'soft_targets', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint',
            'read_checkpoint', 'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'RecordEpoch',
            'build_model', 'label_accuracy', 'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'Fit',
-           'thin', 'print_epoch', 'fit', 'predict_split', 'describe_run', 'write_run', 'publish', 'bench']
+           'thin', 'epoch_line', 'fit', 'predict_split', 'describe_run', 'write_run', 'publish', 'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -466,14 +466,15 @@ def thin(faces: FaceTable, n: int | None) -> FaceTable:
     return faces if n is None or len(faces) <= n else faces[np.linspace(0, len(faces) - 1, n).astype(int)]
 
 
-def print_epoch(row: dict) -> None:
-    """Report an epoch as one plain line."""
-    print(f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.4f}  valid loss {row['valid_loss']:.4f}  "
-          f"valid accuracy {row['valid_accuracy']:.4f}  {row['seconds']:.0f} s", flush=True)
+def epoch_line(row: dict) -> str:
+    """A row of the history as one line of text."""
+    return (f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.4f}  valid loss {row['valid_loss']:.4f}  "
+            f"valid accuracy {row['valid_accuracy']:.4f}  {row['seconds']:.0f} s")
 
 
 def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable | None = None, out: Path | None = None,
-        budget: float | None = None, report: Callable[[dict], None] = print_epoch) -> Fit:
+        budget: float | None = None,
+        report: Callable[[dict], None] = lambda row: print(epoch_line(row), flush=True)) -> Fit:
     """Train `recipe` under `profile` and record the run in `out`/<run-id>; resume it when a checkpoint is there.
 
     `faces` defaults to the recipe's data set; the embedded faces stand in only under `smoke`. `out` defaults to `results/`.
@@ -643,6 +644,4 @@ def _train_epoch(learn: Learner) -> None:
 
 class _NoValidation(Callback):
     "Skip the validation part of an epoch."
-    def before_validate(self):
-        from fastai.callback.core import CancelValidException
-        raise CancelValidException
+    def before_validate(self): raise CancelValidException

@@ -116,8 +116,8 @@ def test_mirror_symmetry_of_pose_and_side():
     assert difference(grey(REST, pose=[[20, 0, 0]]), grey(REST, pose=[[-20, 0, 0]])) < 1.5
     assert difference(grey(REST, pose=[[0, 0, 12]]), grey(REST, pose=[[0, 0, -12]])) < 1.5
     left, right = grey(smirk, side=-1), grey(smirk, side=1)
-    assert np.abs(left - right).mean() > 2 * difference(left, right)
-    np.testing.assert_array_equal(grey(smirk, side=1)[:, :22], grey(REST)[:, :22])
+    assert np.abs(left - right).mean() > difference(left, right) + 0.25
+    assert np.abs(right - grey(REST))[:, :22].mean() < 0.1 < np.abs(right - grey(REST))[:, 26:].mean()
 
 
 def test_light_and_grain():
@@ -169,6 +169,8 @@ def test_thousands_of_faces_a_second():
 def test_wrong_number_of_action_units_is_named():
     with pytest.raises(ValueError, match=r"a face needs 20 action units .* but aus has the shape \(2, 17\)"):
         sc.draw(np.zeros((2, 17)))
+    with pytest.raises(ValueError, match=r"pose needs the shape \(2, 3\), one row a face, but has \(3,\)"):
+        sc.draw(np.zeros((2, 20)), pose=[0, 10, 0])
 
 
 def test_no_torch():
