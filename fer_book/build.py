@@ -35,12 +35,10 @@ class Execution:
 
 
 def home() -> Path:
-    """The project's folder: `FER_BOOK_HOME`, else the nearest folder upwards with `data/claims`, else the package's own."""
-    if os.environ.get("FER_BOOK_HOME"):
-        return Path(os.environ["FER_BOOK_HOME"]).resolve()
-    here = Path.cwd()
-    found = [p for p in (here, *here.parents) if (p / "data" / "claims").is_dir()]
-    return found[0] if found else Path(__file__).resolve().parents[1]
+    """`datasets.project_home()`, imported when asked so that `fer-book --help` stays quick."""
+    from fer_book.datasets import project_home
+
+    return project_home()
 
 
 def chapters() -> list[Path]:

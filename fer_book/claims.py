@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,31 +17,20 @@ import numpy as np
 import pandas as pd
 
 from . import datasets, metrics
+from .datasets import project_home
 from .emotions import FER2013_EMOTIONS
 
 # %% auto #0
-__all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'QUOTED', 'CHECKS', 'VERDICTS', 'METRICS', 'ClaimError', 'project_home',
-           'Claim', 'read_ledger', 'read_claims', 'fer2013_count', 'rest_of_count', 'same_as', 'difference',
-           'count_above', 'quoted', 'resnet18_convolutions', 'inception_parameters', 'recompute', 'agrees', 'Run',
-           'read_run', 'read_runs', 'check_labels', 'judge', 'judge_order', 'class_recall', 'score', 'compare',
-           'find_groups', 'another_quantity', 'differences', 'score_of', 'verdicts', 'to_json', 'readable',
-           'count_verdicts', 'scoreboard']
+__all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'QUOTED', 'CHECKS', 'VERDICTS', 'METRICS', 'ClaimError', 'Claim',
+           'read_ledger', 'read_claims', 'fer2013_count', 'rest_of_count', 'same_as', 'difference', 'count_above',
+           'quoted', 'resnet18_convolutions', 'inception_parameters', 'recompute', 'agrees', 'Run', 'read_run',
+           'read_runs', 'check_labels', 'judge', 'judge_order', 'class_recall', 'score', 'compare', 'find_groups',
+           'another_quantity', 'differences', 'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts',
+           'scoreboard']
 
 # %% ../chapters/06_claims.ipynb #errors
 class ClaimError(ValueError):
     """A ledger or a recorded run is broken; the message names the file, the row and what to do."""
-
-
-def project_home() -> Path:
-    """The folder that holds `data/claims` and `results`.
-
-    $FER_BOOK_HOME if set, else the nearest folder upwards from here that has `data/claims`, else the one that the
-    package is installed from.
-    """
-    if os.environ.get("FER_BOOK_HOME"):
-        return Path(os.environ["FER_BOOK_HOME"])
-    folders = [p for p in (Path.cwd(), *Path.cwd().parents) if (p / "data" / "claims").is_dir()]
-    return folders[0] if folders else Path(__file__).resolve().parents[1]
 
 # %% ../chapters/06_claims.ipynb #claim
 KINDS = ("arithmetic", "measured", "ordering", "gated")

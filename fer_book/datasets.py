@@ -8,7 +8,6 @@ import hashlib
 import io
 import os
 import secrets
-import shutil
 import sys
 import time
 import warnings
@@ -27,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+import fer_book
 from .emotions import FER2013_EMOTIONS, FERPLUS_EMOTIONS, NORMS, VAD, VOTE_COLUMNS, Norms, ferplus_targets
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['SPLITS', 'OFFICIAL', 'FERPLUS_FOLDERS', 'SPLIT_FOLDERS', 'CLASS_FOLDERS', 'RAFDB_LABELS', 'AFFECTNET_LABELS',
            'AFFECTNET_COLUMNS', 'DATASETS', 'DataError', 'DataMissing', 'write_atomic', 'progress', 'FaceTable',
-           'read_parquet', 'read_csv', 'with_votes', 'read_ferplus', 'with_ferplus_labels', 'read_folder', 'read_rafdb',
-           'read_sfew', 'read_affectnet', 'DataSet', 'data_dir', 'cache_dir', 'load', 'load_or_embedded', 'notice',
-           'class_balance', 'duplicate_groups', 'leaked', 'duplicates', 'conflicting_labels', 'near_duplicates',
-           'near_leaked', 'not_faces', 'label_agreement', 'rater_accuracy', 'HumanCeiling', 'human_ceiling', 'audit',
-           'catalogue', 'check', 'prepare']
+           'draw_faces', 'read_parquet', 'read_csv', 'with_votes', 'read_ferplus', 'with_ferplus_labels', 'read_folder',
+           'read_rafdb', 'read_sfew', 'read_affectnet', 'DataSet', 'data_dir', 'project_home', 'cache_dir', 'load',
+           'load_or_embedded', 'notice', 'class_balance', 'duplicate_groups', 'leaked', 'duplicates',
+           'conflicting_labels', 'near_duplicates', 'near_leaked', 'not_faces', 'label_agreement', 'rater_accuracy',
+           'HumanCeiling', 'human_ceiling', 'audit', 'catalogue', 'check', 'prepare']
 
 # %% ../chapters/03_datasets.ipynb #errors
 class DataError(ValueError):
@@ -218,17 +218,24 @@ class FaceTable:
 
     def show(self, n: int = 24, columns: int = 12) -> Figure:
         """A matplotlib figure of the first `n` faces with their labels, `columns` in a row."""
-        from matplotlib.figure import Figure
-        n = min(n, len(self))
-        rows = max(1, -(-n // columns))
-        fig = Figure(figsize=(columns * 0.6, rows * 0.78))
-        grid = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.17 / rows, "wspace": 0.06, "hspace": 0.3}
-        for ax in fig.subplots(rows, columns, squeeze=False, gridspec_kw=grid).ravel():
-            ax.set_axis_off()
-        for ax, image, label in zip(fig.axes, self.images[:n], self.frame["emotion"].to_numpy()[:n]):
-            ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-            ax.set_title(self.classes[label] if label >= 0 else "unknown", fontsize=6.5, pad=2)
-        return fig
+        names = [self.classes[i] if i >= 0 else "unknown" for i in self.frame["emotion"].to_numpy()[:n]]
+        return draw_faces(self.images[:n], names, columns)
+
+
+def draw_faces(images: np.ndarray, titles: Sequence[str], columns: int = 12) -> Figure:
+    """A matplotlib figure of small faces in rows of `columns`, each under its title (one or two lines)."""
+    from matplotlib.figure import Figure
+    rows, lines = max(1, -(-len(images) // columns)), max((t.count("\n") + 1 for t in titles), default=1)
+    step = 1.08 + 0.22 * lines
+    fig = Figure(figsize=(columns * 0.6, rows * 0.56 * step))
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 1.08 * columns), ylim=(rows * step, 0))
+    ax.set_axis_off()
+    for k, (image, title) in enumerate(zip(images, titles)):
+        left, top = 1.08 * (k % columns) + 0.04, step * (k // columns) + step - 1.04
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(left, left + 1, top + 1, top), aspect="auto")
+        ax.text(left + 0.5, top - 0.06, title, ha="center", va="bottom", fontsize=6.5)
+    return fig
 
 # %% ../chapters/03_datasets.ipynb #decode
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
@@ -375,7 +382,8 @@ def _whole_numbers(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> N
         values = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64)
         bad = ~(values == np.floor(values))
         if bad.any():
-            raise DataError(f"{path}: {column} of row {bad.argmax()} is {frame[column].iloc[bad.argmax()]!r}, not a whole "
+            value = frame[column].iloc[bad.argmax()]
+            raise DataError(f"{path}: {column} of row {bad.argmax()} is {'empty' if pd.isna(value) else value}, not a whole "
                             "number; correct it")
 
 
@@ -881,9 +889,10 @@ def data_dir(root: str | Path | None = None) -> Path:
     given = root if root is not None else os.environ.get("FER_BOOK_DATA")
     if not given:
         raise DataMissing("no data folder is known; set FER_BOOK_DATA to the folder with your data sets, or give root=")
-    if not Path(given).is_dir():
-        raise DataError(f"{given}: there is no such folder; set FER_BOOK_DATA (or root=) to the folder with your data sets")
-    return Path(given)
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; set FER_BOOK_DATA (or root=) to the folder with your data sets")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -912,8 +921,9 @@ def _find(name: str, root: str | Path | None) -> _Found:
             if found is not None:
                 return found
     hint = f"get it from: {known.get}" if known else f"put {name}.parquet, {name}.csv or a folder {name} there"
-    if there and there != [base]:
-        raise DataError(f"{there[0]}: holds none of the layouts of {name!r} that data/datasets.md describes; unpack it there")
+    empty = next((p for p in there if p.is_dir() and p.name.lower() == name), None)
+    if empty is not None:
+        raise DataError(f"{empty}: holds none of the layouts of {name!r} that data/datasets.md describes; unpack it there")
     raise DataMissing(f"{base}: the data set {name!r} is not in this folder; {hint}")
 
 
@@ -950,10 +960,22 @@ def _found_csv(path: Path, base: Path) -> _Found:
         return _Found(path, (path,), lambda size: read_csv(path, size))
     return _Found(path, (path, new), lambda size: with_votes(read_csv(path, size), new))
 
+# %% ../chapters/03_datasets.ipynb #home
+def project_home() -> Path:
+    """The folder that holds `data/claims`, `results` and `models`.
+
+    $FER_BOOK_HOME if set, else the nearest folder upwards from here that has `data/claims`, else the one that the
+    package is installed from.
+    """
+    if os.environ.get("FER_BOOK_HOME"):
+        return Path(os.environ["FER_BOOK_HOME"]).resolve()
+    folders = (p for p in (Path.cwd(), *Path.cwd().parents) if (p / "data" / "claims").is_dir())
+    return next(folders, Path(fer_book.__path__[0]).resolve().parent)
+
 # %% ../chapters/03_datasets.ipynb #cache
 def cache_dir() -> Path:
     """Where decoded images are kept: `$FER_BOOK_CACHE`, else `~/.cache/fer_book`."""
-    return Path(os.environ.get("FER_BOOK_CACHE") or Path.home() / ".cache" / "fer_book")
+    return Path(os.environ.get("FER_BOOK_CACHE") or "~/.cache/fer_book").expanduser()
 
 
 def _source_key(sources: Sequence[Path], size: int | None) -> str:
@@ -1017,16 +1039,27 @@ def load(name: str, root: str | Path | None = None, size: int | None = None) -> 
         return _schematic(size or 48)
     if name == "ferplus":
         return with_ferplus_labels(load("fer2013", root, size))
-    found = _find(name, root)
-    images, labels = _cache_files(name, found, size)
-    table = _from_cache(images, labels)
-    if table is None:
-        table = replace(found.read(size), name=name)
+    table, files, kept = _read_or_cached(name, root, size)
+    if not kept:
         try:
-            _keep(table, images, labels)
+            _keep(table, *files)
         except DataError as e:
             warnings.warn(f"the decoded images could not be kept for the next time: {e}", stacklevel=2)
     return table
+
+
+def _read_or_cached(name: str, root: str | Path | None, size: int | None) -> tuple[FaceTable, tuple[Path, Path], bool]:
+    """The table, its two files in the cache, and whether it came from there."""
+    found = _find(name, root)
+    try:
+        files = _cache_files(name, found, size)
+        table = _from_cache(*files)
+        if table is not None:
+            return table, files, True
+        return replace(found.read(size), name=name), files, False
+    except OSError as e:
+        raise DataError(f"{e.filename or found.path}: cannot be read ({e.strerror or e}); check its permissions, or copy the data "
+                        "set again") from e
 
 
 def load_or_embedded(name: str, root: str | Path | None = None) -> FaceTable:
@@ -1044,7 +1077,8 @@ def _schematic(size: int, n: int = 2400) -> FaceTable:
     """Drawn faces with FER-2013's columns; no person is in two splits."""
     from fer_book.schematic import AUS, generate
     drawn = generate(n, seed=0, size=size)
-    split = np.array(SPLITS)[np.digitize(drawn.subject, (140, 170))]
+    people = np.unique(drawn.subject)
+    split = np.array(SPLITS)[np.digitize(np.searchsorted(people, drawn.subject) / len(people), (0.7, 0.85))]
     frame = pd.DataFrame({"row": np.arange(n), "split": split, "subject": drawn.subject.astype(str), "emotion": drawn.emotion,
                           "usage": pd.Series(split).map({s: u for u, s in OFFICIAL.items()})})
     frame[list(VOTE_COLUMNS)] = drawn.votes
@@ -1120,22 +1154,36 @@ def near_duplicates(table: FaceTable, similarity: float = 0.95) -> pd.DataFrame:
     """All pairs of images whose 16 x 16 thumbnails correlate by at least `similarity` (0..1).
 
     Columns `first` < `second` (positions in the table), `similarity`, `exact` (the very same pixels). Time grows with the
-    square of the number of images: about ten seconds for 36,000 on two cores.
+    square of the number of images: seconds for 36,000 on two cores.
     """
-    grey = table.images if table.images.ndim == 3 else table.images.mean(-1)
-    x = np.stack([cv2.resize(i.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA).ravel() for i in grey])
-    x -= x.mean(1, keepdims=True)
-    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
-    groups, found = duplicate_groups(table), []
-    with progress("comparing faces", len(x)) as advance:
-        for start in range(0, len(x), 512):
-            close = x[start:start + 512] @ x[start:].T
-            i, j = np.nonzero(close >= similarity)
-            later = j > i
-            found.append((i[later] + start, j[later] + start, close[i[later], j[later]]))
-            advance(512)
+    x = _thumbnails(table.images)
+    short = x @ np.linalg.eigh(x.T @ x)[1][:, -48:]
+    rest = np.sqrt(np.maximum(0, (x**2).sum(1, keepdims=True) - (short**2).sum(1, keepdims=True)))
+    bound = np.hstack([short, rest])
+    groups, found, n = duplicate_groups(table), [], len(x)
+    dots, hits = np.empty(256 * n, np.float32), np.empty(256 * n, bool)  # fresh memory for each block would cost half the time
+    with progress("comparing faces", n) as advance:
+        for start in range(0, n, 256):
+            some, later, shape = x[start:start + 256], x[start:], (min(256, n - start), n - start)
+            block = slice(shape[0] * shape[1])
+            np.matmul(bound[start:start + 256], bound[start:].T, out=dots[block].reshape(shape))
+            i, j = np.divmod(np.flatnonzero(np.greater_equal(dots[block], similarity - 1e-4, out=hits[block])), shape[1])
+            close = (some @ later.T)[i, j] if len(i) > 8 * n else np.einsum("nd,nd->n", some[i], later[j])
+            keep = (close >= similarity) & (j > i)
+            found.append((i[keep] + start, j[keep] + start, close[keep]))
+            advance(256)
     first, second, close = (np.concatenate(part) for part in zip(*found)) if found else (np.zeros(0, int),) * 3
     return pd.DataFrame({"first": first, "second": second, "similarity": close, "exact": groups[first] == groups[second]})
+
+
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """16 x 16 grey thumbnails without their mean, of length one: float32 (N,256); a blank image gives zeros."""
+    x = np.zeros((len(images), 256), np.float32)
+    for row, image in zip(x, images):
+        grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        row[:] = cv2.resize(grey.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA).ravel()
+    x -= x.mean(1, keepdims=True)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
 
 
 def near_leaked(table: FaceTable, pairs: pd.DataFrame) -> np.ndarray:
@@ -1360,11 +1408,7 @@ def prepare(name: str, root: str | Path | None = None, size: int | None = None) 
     """Decode a data set into the cache and say where it is; `DataError` if it cannot be read or written."""
     if name == "schematic":
         return "schematic: drawn when needed, nothing to prepare"
-    source = "fer2013" if name == "ferplus" else name
-    found = _find(source, root)
-    images, labels = _cache_files(source, found, size)
-    table = _from_cache(images, labels)
-    if table is None:
-        table = replace(found.read(size), name=source)
-        _keep(table, images, labels)
-    return f"{name}: {len(table):,} images of {' x '.join(map(str, table.images.shape[1:]))} are in {images}"
+    table, files, kept = _read_or_cached("fer2013" if name == "ferplus" else name, root, size)
+    if not kept:
+        _keep(table, *files)
+    return f"{name}: {len(table):,} images of {' x '.join(map(str, table.images.shape[1:]))} are in {files[0]}"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import pkgutil
 import platform
 import shutil
@@ -36,15 +35,15 @@ from torch import Tensor, nn
 
 import fer_book
 from . import datasets
-from .datasets import FaceTable
+from .datasets import FaceTable, project_home
 from .emotions import FER2013_EMOTIONS
 
 # %% auto #0
-__all__ = ['SMOKE', 'RECIPES', 'Recipe', 'project_home', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'as_tensor',
-           'FaceBatches', 'soft_targets', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint',
-           'read_checkpoint', 'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'RecordEpoch',
-           'build_model', 'label_accuracy', 'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'Fit',
-           'thin', 'epoch_line', 'fit', 'predict_split', 'describe_run', 'write_run', 'publish', 'bench']
+__all__ = ['SMOKE', 'RECIPES', 'Recipe', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'as_tensor', 'FaceBatches',
+           'soft_targets', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint', 'read_checkpoint',
+           'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'RecordEpoch', 'build_model',
+           'label_accuracy', 'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'Fit', 'thin',
+           'epoch_line', 'fit', 'predict_split', 'describe_run', 'write_run', 'publish', 'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -103,14 +102,6 @@ class Recipe:
     def hash(self) -> str:
         """Eight hexadecimal digits that change with any setting."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
-
-# %% ../chapters/05_training.ipynb #home
-def project_home() -> Path:
-    """The folder with `data/claims`, `results/` and `models/`: $FER_BOOK_HOME, else the nearest one above the working folder, else the checkout."""
-    if home := os.environ.get("FER_BOOK_HOME"):
-        return Path(home)
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "data" / "claims").is_dir()), Path(fer_book.__path__[0]).resolve().parent)
 
 # %% ../chapters/05_training.ipynb #find-recipe
 def recipes() -> dict[str, Recipe]:

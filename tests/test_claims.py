@@ -98,7 +98,7 @@ def test_sums_and_differences_in_the_ledger_follow_from_its_printed_numbers():
 
 def test_arithmetic_verdicts_of_the_first_paper(tmp_path):
     home = tmp_path
-    write_ledger(home, *open(claims.project_home() / "data/claims" / f"{PAPER}.csv").read().splitlines()[1:], paper=PAPER)
+    write_ledger(home, *open(datasets.project_home() / "data/claims" / f"{PAPER}.csv").read().splitlines()[1:], paper=PAPER)
     table = claims.verdicts(PAPER, home).set_index("id")
     arithmetic = table[table["kind"] == "arithmetic"]
     contradicted = arithmetic[arithmetic["verdict"] == "contradicted"]["ours"].to_dict()
