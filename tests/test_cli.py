@@ -61,7 +61,8 @@ def test_no_command_shows_help(capsys):
     (["data", "check", "no-such-data"], "no-such-data"),
     (["data", "prepare", "no-such-data"], "no-such-data"),
 ])
-def test_what_cannot_be_done_is_one_sentence_and_exit_1(arguments, sentence, capsys):
+def test_what_cannot_be_done_is_one_sentence_and_exit_1(arguments, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_BOOK_DATA", str(tmp_path))
     assert cli.main(arguments) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("fer-book: ") and sentence in told
