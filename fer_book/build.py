@@ -91,7 +91,8 @@ def execute(chapter: Path, folder: Path, **parameters) -> Execution:
     return Execution(chapter.stem, round(time.perf_counter() - started, 1), profile, error)
 
 
-def _prepare_worker(threads: int, project: str) -> None:
+def _prepare_worker(threads: int, project: str, log: Path) -> None:
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)  # what kernels mutter would tear the progress bar
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ |= {"FER_BOOK_HOME": project, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -103,18 +104,24 @@ def execute_all(todo: list[Path], folder: Path, report: Callable[[Execution], No
         check_parameters(chapter, parameters)
     cores = len(os.sched_getaffinity(0))
     jobs = min(2, cores, len(todo)) if parameters.get("profile", PROFILES[0]) == PROFILES[0] else 1
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "kernels.log"
     done: list[Execution] = []
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare_worker, (max(1, cores // jobs), str(home()))) as pool:
-        for group in ([c for c in todo if c.stem != LAST], [c for c in todo if c.stem == LAST]):
-            for future in as_completed([pool.submit(execute, chapter, folder, **parameters) for chapter in group]):
-                done.append(future.result())
-                report(done[-1])
-            done.sort(key=lambda run: [c.stem for c in todo].index(run.chapter))
-            if len(todo) > 1 and done:
-                (folder / "timings.json").write_text(json.dumps([asdict(run) for run in done], indent=1))
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare_worker, (max(1, cores // jobs), str(home()), log)) as pool:
+        try:
+            for group in ([c for c in todo if c.stem != LAST], [c for c in todo if c.stem == LAST]):
+                for future in as_completed([pool.submit(execute, chapter, folder, **parameters) for chapter in group]):
+                    done.append(future.result())
+                    report(done[-1])
+                done.sort(key=lambda run: [c.stem for c in todo].index(run.chapter))
+                if len(todo) > 1 and done:
+                    (folder / "timings.json").write_text(json.dumps([asdict(run) for run in done], indent=1))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     failed = [run for run in done if run.error]
     if failed:
-        raise BuildError("\n\n".join(f"{run.chapter} failed:\n{run.error}" for run in failed) + f"\n\nexecuted notebooks: {folder}")
+        raise BuildError("\n\n".join(f"{run.chapter} failed:\n{run.error}" for run in failed) + f"\n\nexecuted notebooks and kernels.log: {folder}")
     return done
 
 

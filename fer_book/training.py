@@ -605,10 +605,10 @@ def _file_learner(recipe: Recipe, faces: FaceTable, folder: Path, device: torch.
                    cbs=precision_callbacks(device))
 
 
-def bench(recipe: Recipe, faces: FaceTable, n_batches: int = 30, rounds: int = 3) -> pd.DataFrame:
+def bench(recipe: Recipe, faces: FaceTable, n_batches: int = 12, rounds: int = 2) -> pd.DataFrame:
     """Training images per second of the bare step, of this pipeline and of files read by fastai, and their ratios to the bare step.
 
-    The three are measured in turn, `rounds` times, and the best round of each is kept: other load only ever slows a round down.
+    The three are measured in turn, once to warm up and `rounds` times more, and the best of each is kept: other load only ever slows a round down.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = replace(recipe.at("cpu" if device.type == "cpu" else "gpu"), schedule="constant")

@@ -126,3 +126,10 @@ def test_lock_pins_exactly_and_names_no_address():
         assert pin.url is None and [s.operator for s in pin.specifier] == ["=="], pin
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text and not re.search(r"^\s*-", text, re.M)
+
+
+def test_readme_code_runs(real_data):
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    names: dict = {}
+    exec(code, names)
+    assert names["targets"].shape == (len(names["faces"]), 8) and names["kept"].any()

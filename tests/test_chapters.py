@@ -1,7 +1,6 @@
 """Every chapter runs top to bottom with papermill, on real faces where they are and on drawn ones where not."""
 import json
 import os
-import re
 
 import pytest
 from conftest import CHAPTERS
@@ -11,7 +10,7 @@ from fer_book import build
 
 @pytest.mark.parametrize("name", [c.stem for c in CHAPTERS])
 def test_chapter_runs(executed, name):
-    [run] = [r for r in json.loads((executed / "timings.json").read_text()) + [{"chapter": build.LAST, "error": "", "seconds": 0}] if r["chapter"] == name][:1]
+    [run] = [r for r in json.loads((executed / "timings.json").read_text()) if r["chapter"] == name]
     assert not run["error"], run["error"]
     assert run["seconds"] < 180
     notebook = json.loads((executed / f"{name}.ipynb").read_text())
@@ -25,7 +24,7 @@ def test_chapter_runs(executed, name):
 def test_chapter_says_when_faces_are_drawn(tmp_path, monkeypatch):
     monkeypatch.delenv("FER_BOOK_DATA", raising=False)
     build.execute_all([build.find_chapter("03")], tmp_path, profile="smoke")
-    assert re.search(r"class=.{0,2}data-notice", (tmp_path / "03_datasets.ipynb").read_text())
+    assert "Drawn faces" in (tmp_path / "03_datasets.ipynb").read_text()
 
 
 def test_unknown_parameter_is_an_error(tmp_path):
