@@ -150,6 +150,8 @@ def train(args) -> int:
     if not done.complete:
         print(f"{done.id}: stopped by --budget after epoch {len(done.history)} of {recipe.at(args.profile).epochs}; run the same command again to resume")
         return 3
+    if args.publish:
+        print(f"{near(training.publish(done.id))}: the network, for `training.load_model`")
     next_step = "a smoke run enters no verdict" if args.profile == "smoke" else "`fer-book verify` confronts it with the paper"
     print(f"{done.id}: recorded in {near(done.path)}; {next_step}")
     return 0
@@ -188,7 +190,8 @@ def build_book(args) -> int:
         first = build.build(args.out, args.profile, report, rendering=lambda: step("rendering the site …", 0))
     from fer_book import claims
 
-    print(f"\n{what_holds(claims.verdicts())}\n\nOpen {first.as_uri()}")
+    faces = "" if os.environ.get("FER_BOOK_DATA") else "Executed on drawn faces: set FER_BOOK_DATA to your folder with real ones.\n"
+    print(f"\n{what_holds(claims.verdicts())}\n\n{faces}Open {first.as_uri()}")
     return 0
 
 
@@ -236,6 +239,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--budget", metavar="TIME", type=seconds, help="stop cleanly before this much time is over: 90s, 9m, 1h30m")
     sub.add_argument("--seed", metavar="N", type=int, default=0, help="random seed, part of the run's id (default 0)")
     sub.add_argument("--out", metavar="DIR", type=Path, help="record the run here instead of in results/")
+    sub.add_argument("--publish", action="store_true", help="also put the trained network into models/")
 
     sub = command("verify", "confront every number the papers print with the recorded runs", verify)
     sub.add_argument("--paper", metavar="P", help="only this paper; a wrong name lists them all")
