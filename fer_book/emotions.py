@@ -3,6 +3,7 @@
 # %% ../chapters/01_emotion_models.ipynb #imports
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def show_table(df: pd.DataFrame, caption: str | None = None) -> None:
         html = df.to_html(border=0, index=not plain_index, na_rep="–")
     else:
         html = df.to_html()
+    html = re.sub(r"<td>([^<]{60,})</td>", r'<td style="min-width:18em">\1</td>', html)  # sentences are no narrow column
     head, tag, body = html.partition("<table")
     if caption is not None:
         attributes, close, rows = body.partition(">")

@@ -263,3 +263,13 @@ def test_import_is_light_and_fast(tmp_path):
                            capture_output=True, text=True).stdout.split("\n") for _ in range(4)]
     assert runs[0][1] == ""
     assert min(float(run[0]) for run in runs[1:]) < 0.3
+
+
+def test_a_sentence_in_a_table_gets_room(monkeypatch):
+    import IPython.display
+    import pandas as pd
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda html: shown.append(html.data))
+    em.show_table(pd.DataFrame({"short": ["a"], "long": ["a sentence of " + "many " * 12 + "words & more"]}))
+    assert "<td>a</td>" in shown[0] and '<td style="min-width:18em">a sentence of' in shown[0]
