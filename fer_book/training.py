@@ -502,7 +502,8 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
         learn.model.load_state_dict(best)
     trained = TrainedModel(learn.model, recipe, faces.classes, mean, sd, learn.dls.train.images.shape[1])
     test = thin(faces.split("test"), recipe.max_faces)
-    predictions = pd.concat([predict_split(trained, part, faces) for part in (valid, test)], ignore_index=True)
+    leaks = faces.frame["row"].to_numpy()[datasets.leaked(faces)]
+    predictions = pd.concat([predict_split(trained, part, leaks) for part in (valid, test)], ignore_index=True)
     sizes = {"n_train": len(train), "n_valid": len(valid), "n_test": len(test)}
     sha256 = trained.save(work / "model.safetensors")
     write_run(done, describe_run(done, recipe, profile, seed, faces, sizes, device) | {
@@ -510,11 +511,11 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     return done
 
 
-def predict_split(trained: TrainedModel, part: FaceTable, faces: FaceTable) -> pd.DataFrame:
-    """One row per face of `part`: row, split, usage, emotion (label index), leaked (same pixels in training), p_<class> …"""
+def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> pd.DataFrame:
+    """One row per face of `part`: row, split, usage, emotion (label index), leaked (its row is one of `leaks`), p_<class> …"""
     columns = [c for c in ("row", "split", "usage", "emotion") if c in part.frame]
     table = part.frame[columns].reset_index(drop=True)
-    table["leaked"] = table["row"].isin(faces.frame["row"].to_numpy()[datasets.leaked(faces)])
+    table["leaked"] = table["row"].isin(leaks)
     probabilities = trained(part.images)
     return table.assign(**{f"p_{c}": probabilities[:, i] for i, c in enumerate(part.classes)})
 
