@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,16 @@ import pandas as pd
 
 from . import datasets, metrics
 from .datasets import project_home
-from .emotions import FER2013_EMOTIONS
+from .emotions import FER2013_EMOTIONS, FERPLUS_EMOTIONS, NORMS, VAD, votes_to_vad
 
 # %% auto #0
-__all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'QUOTED', 'CHECKS', 'VERDICTS', 'METRICS', 'ClaimError', 'Claim',
-           'read_ledger', 'read_claims', 'fer2013_count', 'rest_of_count', 'same_as', 'difference', 'count_above',
-           'quoted', 'resnet18_convolutions', 'inception_parameters', 'recompute', 'agrees', 'Run', 'read_run',
-           'read_runs', 'check_labels', 'judge', 'judge_order', 'class_recall', 'score', 'compare', 'find_groups',
-           'another_quantity', 'differences', 'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts',
-           'scoreboard']
+__all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTED', 'CHECKS', 'PAPER_MODULES', 'VERDICTS',
+           'METRICS', 'TARGET_SPREAD', 'ClaimError', 'Claim', 'read_ledger', 'read_claims', 'fer2013_count',
+           'rest_of_count', 'rated_count', 'norm', 'mean_sd_of_norms', 'same_as', 'difference', 'count_above', 'quoted',
+           'resnet18_convolutions', 'inception_parameters', 'find_checks', 'recompute', 'agrees', 'Run', 'read_run',
+           'read_runs', 'check_labels', 'judge', 'judge_order', 'class_recall', 'Metric', 'score', 'compare',
+           'find_groups', 'other_spread', 'another_quantity', 'differences', 'score_of', 'verdicts', 'to_json',
+           'readable', 'count_verdicts', 'scoreboard']
 
 # %% ../chapters/06_claims.ipynb #errors
 class ClaimError(ValueError):
@@ -34,7 +36,8 @@ class ClaimError(ValueError):
 
 # %% ../chapters/06_claims.ipynb #claim
 KINDS = ("arithmetic", "measured", "ordering", "gated")
-SPLITS = {"": (), "train": ("train",), "valid": ("valid",), "test": ("test",), "valid+test": ("valid", "test")}
+SPLITS = {"": (), "train": ("train",), "valid": ("valid",), "test": ("test",), "valid+test": ("valid", "test"),
+          "train+valid+test": ("train", "valid", "test")}
 PAPERS = {
     "emotions_classification": "Emotions Classification",
     "dimensional_vad": "Dimensional emotions (VAD)",
@@ -51,7 +54,7 @@ class Claim:
 
     `paper_value` is in `unit` ("%" and "points" are a hundred times the metric), printed with `decimals` decimals. `recipe`
     names the recipes that answer a measured row, the most faithful first, split by ";" ("*" stands for any ending), or
-    "a > b" for an ordering. `check` is the call that re-computes an arithmetic row.
+    "a > b" for an ordering ("a; c > b; d": a against b, and c against d). `check` is the call that re-computes an arithmetic row.
     """
 
     id: str
@@ -104,9 +107,9 @@ def _claim(row: dict, place: str, paper: str) -> Claim:
         _parse_check(claim)
     elif claim.metric not in METRICS:
         raise wrong(f"there is no metric {claim.metric!r}; use one of {', '.join(METRICS)}.")
-    elif claim.split in ("", "train"):
+    elif "train" in (SPLITS[claim.split] or ("train",)):
         raise wrong(f"the claim {claim.id!r} needs a split that runs predict: valid, test or valid+test.")
-    elif len(claim.sides) != (2 if claim.kind == "ordering" else 1) or not all(claim.sides):
+    elif len(claim.sides) != (2 if claim.kind == "ordering" else 1) or not all(claim.sides) or len(claim.sides[0]) != len(claim.sides[-1]):
         raise wrong(f"the recipe {claim.recipe!r} does not fit; write one or more names split by ';', or 'a > b' for an ordering.")
     return claim
 
@@ -147,8 +150,11 @@ FER2013_COUNTS = {
     "valid": dict(zip(FER2013_EMOTIONS, (467, 56, 496, 895, 653, 415, 607))),
     "test": dict(zip(FER2013_EMOTIONS, (491, 55, 528, 879, 594, 416, 626))),
 }
+# Images of each split that FER+ rated: the rows of fer2013new.csv with an image name.
+RATED_COUNTS = {"train": 28561, "valid": 3579, "test": 3574}
 # Percentages that Goodfellow et al. 2013, "Challenges in Representation Learning", report for FER-2013 (human: 65 +- 5).
-QUOTED = {"human_accuracy": 65.0, "null_accuracy": 60.0, "null_ensemble_accuracy": 65.5}
+QUOTED = {"human_accuracy": 65.0, "null_accuracy": 60.0, "null_ensemble_accuracy": 65.5,
+          "kaggle_first": 71.162, "kaggle_second": 69.267, "kaggle_third": 68.821}
 
 # %% ../chapters/06_claims.ipynb #checks
 def _value(values: dict[str, float], claim_id: str) -> float:
@@ -167,6 +173,21 @@ def rest_of_count(values: dict[str, float], split: str, claim_id: str, column: s
     """Images that the other rows of a printed column leave for the row `claim_id`."""
     others = [value for name, value in values.items() if fnmatchcase(name, column) and name != claim_id]
     return fer2013_count(values, split, "all") - sum(others)
+
+
+def rated_count(values: dict[str, float], split: str) -> float:
+    """Images of a split ("all": of every split) that FER+ rated."""
+    return float(sum(RATED_COUNTS.values()) if split == "all" else RATED_COUNTS[split])
+
+
+def norm(values: dict[str, float], emotion: str, dimension: str) -> float:
+    """Mean rating of an emotion's word by the norms that the dimensional paper names, 1 to 9."""
+    return float(NORMS["anew"].mean[FERPLUS_EMOTIONS.index(emotion), VAD.index(dimension)])
+
+
+def mean_sd_of_norms(values: dict[str, float], part: str) -> float:
+    """A part of the mean of the norms' 24 standard deviations over raters."""
+    return float(part) * float(NORMS["anew"].sd.mean())
 
 
 def same_as(values: dict[str, float], claim_id: str) -> float:
@@ -201,14 +222,25 @@ def inception_parameters(values: dict[str, float]) -> float:
 
 
 CHECKS: dict[str, Callable[..., float]] = {f.__name__: f for f in (
-    fer2013_count, rest_of_count, same_as, difference, count_above, quoted, resnet18_convolutions, inception_parameters)}
+    fer2013_count, rest_of_count, rated_count, norm, mean_sd_of_norms, same_as, difference, count_above, quoted, resnet18_convolutions, inception_parameters)}
+
+
+PAPER_MODULES = {"cascade_finetuning": "cascade"}
+"Papers whose own chapter brings further checks, as the `CHECKS` of its module."
+
+
+def find_checks(paper: str) -> dict[str, Callable[..., float]]:
+    """The checks that a paper's rows may call, by name; a chapter's own are imported only when its paper is asked for."""
+    module = PAPER_MODULES.get(paper)
+    return CHECKS | (importlib.import_module(f"fer_book.{module}").CHECKS if module else {})
 
 
 def _parse_check(claim: Claim) -> tuple[Callable[..., float], list[str]]:
     call = re.fullmatch(r"(\w+)\(([^()]*)\)", claim.check)
-    if not call or call[1] not in CHECKS:
-        raise ClaimError(f"{claim.place}: there is no check {claim.check!r}; use one of {', '.join(CHECKS)}, with its arguments in brackets.")
-    return CHECKS[call[1]], [word.strip() for word in call[2].split(",") if word.strip()]
+    checks = find_checks(claim.paper)
+    if not call or call[1] not in checks:
+        raise ClaimError(f"{claim.place}: there is no check {claim.check!r}; use one of {', '.join(checks)}, with its arguments in brackets.")
+    return checks[call[1]], [word.strip() for word in call[2].split(",") if word.strip()]
 
 
 def recompute(claim: Claim, values: dict[str, float]) -> float:
@@ -230,8 +262,9 @@ def agrees(printed: float, exact: float, decimals: int) -> bool:
 class Run:
     """A recorded run with one prediction per image.
 
-    `predictions` has the columns row, split ("valid" or "test"), emotion (true label), leaked (same pixels in training) and
-    one probability p_<class> per class. `settings` is the recipe; `major` says that a difference from the paper makes the
+    `predictions` has the columns row, split ("valid" or "test"), emotion (true label), leaked (same pixels in training), and
+    one probability p_<class> per class, or valence, arousal (and dominance) with their true_valence, true_arousal ..., 1..9, NaN
+    where a face has no target. `settings` is the recipe; `major` says that a difference from the paper makes the
     result another quantity. Only runs with `counts` decide verdicts: complete, on real faces, not `smoke`.
     """
 
@@ -254,6 +287,21 @@ class Run:
         return (table if leaks else table[~table["leaked"]]).sort_values("row", ignore_index=True)
 
 
+def _odd_probabilities(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """What can be wrong with predicted classes, and in which rows it is."""
+    probabilities = table.filter(regex="^p_").to_numpy(np.float64)
+    return {f"has a true label outside 0 to {probabilities.shape[1] - 1}": ~table["emotion"].isin(range(probabilities.shape[1])),
+            "has probabilities that do not sum to 1": ~((np.abs(probabilities.sum(axis=1) - 1) <= 1e-3) & (probabilities >= 0).all(axis=1))}
+
+
+def _odd_values(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What can be wrong with predicted valence, arousal and dominance, and in which rows it is."""
+    dimensions = [d for d in VAD if d in table]
+    true = table[[f"true_{d}" for d in dimensions]].to_numpy(np.float64)
+    return {"has a prediction that is not finite": ~np.isfinite(table[dimensions].to_numpy(np.float64)).all(axis=1),
+            "has a true value outside 1 to 9": ~(((true >= 1) & (true <= 9)).all(axis=1) | np.isnan(true).all(axis=1))}
+
+
 def _read_predictions(path: Path, sizes: dict[str, int]) -> pd.DataFrame:
     """The predictions of a run with `sizes` images per split; ClaimError naming the first row that is wrong."""
     advice = "restore the run from git, or delete its folder and train again."
@@ -263,17 +311,17 @@ def _read_predictions(path: Path, sizes: dict[str, int]) -> pd.DataFrame:
         raise ClaimError(f"{path} is missing; {advice}") from error
     except Exception as error:
         raise ClaimError(f"{path} is damaged or only half written; {advice}") from error
-    outputs = [c for c in table if c.startswith("p_")]
-    missing = [c for c in ("row", "split", "emotion", "leaked") if c not in table] + ([] if len(outputs) > 1 else ["p_<class>"])
+    missing = [c for c in ("row", "split", "emotion", "leaked") if c not in table]
+    if "valence" in table:
+        missing += [c for d in VAD[:2] + VAD[2:] * ("dominance" in table) for c in (d, f"true_{d}") if c not in table]
+    elif sum(c.startswith("p_") for c in table) < 2:
+        missing.append("p_<class>")
     if missing:
         raise ClaimError(f"{path} lacks the column {missing[0]}; {advice}")
-    probabilities = table[outputs].to_numpy(np.float64)
     problems = {
         "is predicted twice": table["row"].duplicated(),
         f"is in none of the splits {' and '.join(sizes)}": ~table["split"].isin(list(sizes)),
-        f"has a true label outside 0 to {len(outputs) - 1}": ~table["emotion"].isin(range(len(outputs))),
-        "has probabilities that do not sum to 1": ~((np.abs(probabilities.sum(axis=1) - 1) <= 1e-3) & (probabilities >= 0).all(axis=1)),
-    }
+    } | (_odd_values(table) if "valence" in table else _odd_probabilities(table))
     for problem, where in problems.items():
         if where.any():
             raise ClaimError(f"{path}: row {table['row'].iloc[np.argmax(where)]} {problem}; {advice}")
@@ -311,8 +359,19 @@ def read_runs(results: str | Path) -> list[Run]:
     return [run for run in map(read_run, folders) if run is not None]
 
 # %% ../chapters/06_claims.ipynb #labels
+def _check_values(run: Run, faces: datasets.FaceTable) -> None:
+    """ClaimError unless the run's true values are those of the votes by the norms of its recipe."""
+    norms = NORMS[json.loads(run.settings).get("norms", "anew")]
+    dimensions = [d for d in VAD if f"true_{d}" in run.predictions]
+    vad = pd.DataFrame(votes_to_vad(faces.votes, norms), index=faces.frame["row"].to_numpy(), columns=VAD)
+    wrong = ~np.isclose(vad.loc[run.predictions["row"], dimensions], run.predictions[[f"true_{d}" for d in dimensions]], atol=1e-4, equal_nan=True).all(axis=1)
+    if wrong.any():
+        raise ClaimError(f"Run {run.id}: the true values of row {run.predictions['row'].iloc[wrong.argmax()]} do not follow from its votes by the norms "
+                         f"{norms.name!r}; restore the run from git, or delete its folder and train again.")
+
+
 def check_labels(runs: list[Run]) -> int:
-    """How many runs have labels that were compared with the data set itself; ClaimError if one differs.
+    """How many runs have labels (and true values) that were compared with the data set itself; ClaimError if one differs.
 
     Only runs whose data set is here, with the same fingerprint, can be compared.
     """
@@ -328,6 +387,8 @@ def check_labels(runs: list[Run]) -> int:
             if wrong.any():
                 raise ClaimError(f"Run {run.id}: the label of row {run.predictions['row'].iloc[wrong.argmax()]} is not the one in {name}; "
                                  "restore the run from git, or delete its folder and train again.")
+            if "true_valence" in run.predictions:
+                _check_values(run, faces)
             compared += 1
     return compared
 
@@ -345,16 +406,18 @@ VERDICTS = {
 }
 
 
-def judge(interval: tuple[float, float], paper_value: float) -> str:
-    """The word for a score, of which more is better, from its 95% interval: holds, better or falls short."""
+def judge(interval: tuple[float, float], paper_value: float, less_is_better: bool = False) -> str:
+    """The word for a score from its 95% interval: holds, better or falls short."""
     low, high = interval
-    return "better" if low > paper_value else "falls short" if high < paper_value else "holds"
+    above, below = ("falls short", "better") if less_is_better else ("better", "falls short")
+    return above if low > paper_value else below if high < paper_value else "holds"
 
 
-def judge_order(interval: tuple[float, float]) -> str:
+def judge_order(interval: tuple[float, float], less_is_better: bool = False) -> str:
     """The word for "a beats b" from the 95% interval of the difference a - b: holds, contradicted or undecided."""
     low, high = interval
-    return "holds" if low > 0 else "contradicted" if high < 0 else "undecided"
+    above, below = ("contradicted", "holds") if less_is_better else ("holds", "contradicted")
+    return above if low > 0 else below if high < 0 else "undecided"
 
 # %% ../chapters/06_claims.ipynb #scores
 def class_recall(y_true: np.ndarray, y_pred: np.ndarray, label: int) -> float:
@@ -363,35 +426,73 @@ def class_recall(y_true: np.ndarray, y_pred: np.ndarray, label: int) -> float:
     return float(table[label, label] / table[label].sum()) if table[label].any() else math.nan
 
 
-# What a measured row can name: functions of true and predicted labels.
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": metrics.accuracy, "mean_recall": metrics.mean_recall, "macro_f1": metrics.macro_f1,
-    **{f"recall_{name}": partial(class_recall, label=label) for label, name in enumerate(FER2013_EMOTIONS)}}
+@dataclass(frozen=True)
+class Metric:
+    """What a measured row can name: a function of true and predicted labels, or of values where `dimension` says which ones.
+
+    `dimension` is "" (labels), one of `VAD`, or "all" (every dimension that a run predicts). `has_unit`: an error on the 1..9 scale.
+    """
+
+    function: Callable[[np.ndarray, np.ndarray], float]
+    dimension: str = ""
+    less_is_better: bool = False
+    has_unit: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(metrics.accuracy), "mean_recall": Metric(metrics.mean_recall), "macro_f1": Metric(metrics.macro_f1),
+    **{f"recall_{name}": Metric(partial(class_recall, label=label)) for label, name in enumerate(FER2013_EMOTIONS)},
+    **{f"{d}_rmse": Metric(metrics.rmse, d, True, True) for d in VAD}, **{f"{d}_mae": Metric(metrics.mae, d, True, True) for d in VAD},
+    **{f"{d}_pearson": Metric(metrics.pearson, d) for d in VAD}, **{f"{d}_ccc": Metric(metrics.ccc, d) for d in VAD},
+    "within_1": Metric(partial(metrics.threshold_accuracy, threshold=1.0), "all", False, True),
+    "threshold_71.16": Metric(partial(metrics.smallest_threshold, target=0.7116), "all", True, True)}
+
+
+def _outputs(table: pd.DataFrame, claim: Claim, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """What is true and what a run predicts, as the claim's metric takes them."""
+    dimension = METRICS[claim.metric].dimension
+    wanted = [d for d in VAD if d in table and dimension in (d, "all")] if dimension else [c for c in table if c.startswith("p_")]
+    if not wanted:
+        raise ClaimError(f"Run {run.id} does not predict what the claim {claim.id!r} needs for {claim.metric}; correct the recipe in {claim.place}.")
+    if not dimension:
+        return table["emotion"].to_numpy(), table[wanted].to_numpy().argmax(axis=1)
+    true, output = (table[[f"{prefix}{d}" for d in wanted]].to_numpy(np.float64) for prefix in ("true_", ""))
+    return (true, output) if dimension == "all" else (true[:, 0], output[:, 0])
+
+
+@lru_cache(maxsize=512)
+def _table(run: Run, split: str, leaks: bool, values: bool) -> pd.DataFrame:
+    """`run.part`, for `values` without the images that have no true value."""
+    table = run.part(split, leaks)
+    return table[table["true_valence"].notna()] if values and "true_valence" in table else table
 
 
 def _predictions(group: list[Run], claim: Claim, leaks: bool, rows: np.ndarray | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
-    """True labels of the images that the claim is about (only those in `rows`, if given), and the labels that each run predicts."""
-    tables = [run.part(claim.split, leaks) for run in group]
-    tables = tables if rows is None else [table[table["row"].isin(rows)] for table in tables]
+    """The truth about the images that the claim is about (only those in `rows`, if given), and what each run predicts."""
+    tables = [_table(run, claim.split, leaks, bool(METRICS[claim.metric].dimension)) for run in group]
+    if rows is not None and len(rows) < len(tables[0]):
+        tables = [table[table["row"].isin(rows)] for table in tables]
+    same = ["row", "emotion", *(c for c in tables[0] if c.startswith("true_"))]
     for run, table in zip(group, tables):
-        if not np.array_equal(table[["row", "emotion"]], tables[0][["row", "emotion"]]):
+        if table is not tables[0] and not np.array_equal(table.reindex(columns=same), tables[0][same]):
             raise ClaimError(f"Runs {group[0].id} and {run.id} do not predict the same images with the same labels; delete the older one.")
-    return tables[0]["emotion"].to_numpy(), [table.filter(regex="^p_").to_numpy().argmax(axis=1) for table in tables]
+    pairs = [_outputs(table, claim, run) for run, table in zip(group, tables)]
+    return pairs[0][0], [output for _, output in pairs]
 
 
 def score(group: list[Run], claim: Claim, leaks: bool = True) -> metrics.Interval:
     """The claim's metric in the claim's unit, averaged over runs that differ in the seed, with its 95% interval."""
     y_true, outputs = _predictions(group, claim, leaks)
-    return metrics.Interval(*(claim.scale * v for v in metrics.bootstrap(METRICS[claim.metric], y_true, *outputs)))
+    return metrics.Interval(*(claim.scale * v for v in metrics.bootstrap(METRICS[claim.metric].function, y_true, *outputs)))
 
 
 def compare(a: list[Run], b: list[Run], claim: Claim, leaks: bool = True) -> metrics.Difference:
     """Metric of group a minus metric of group b on the images that both predict, in the claim's unit."""
-    rows = np.intersect1d(a[0].part(claim.split, leaks)["row"], b[0].part(claim.split, leaks)["row"])
+    rows = np.intersect1d(*(_table(side[0], claim.split, leaks, bool(METRICS[claim.metric].dimension))["row"] for side in (a, b)))
     (y_true, of_a), (y_other, of_b) = (_predictions(group, claim, leaks, rows) for group in (a, b))
-    if not np.array_equal(y_true, y_other):
+    if not np.array_equal(np.shape(y_true), np.shape(y_other)) or not np.array_equal(y_true, y_other):
         raise ClaimError(f"Runs {a[0].id} and {b[0].id} have other labels for the same images; delete the one from the wrong data set.")
-    *interval, p = metrics.paired_bootstrap(METRICS[claim.metric], y_true, of_a, of_b)
+    *interval, p = metrics.paired_bootstrap(METRICS[claim.metric].function, y_true, of_a, of_b)
     return metrics.Difference(*(claim.scale * v for v in interval), p)
 
 # %% ../chapters/06_claims.ipynb #groups
@@ -418,21 +519,35 @@ _EMPTY = {"ours": np.nan, "ci95": None, "sd": np.nan, "n_seeds": 0, "p": np.nan,
           "ours_without_leaks": np.nan, "ci95_without_leaks": None, "also": []}
 
 
+# Largest spread of the dimensional paper's PrivateTest targets that its Tables II and III allow: the least RMSE / sqrt(1 - r^2).
+TARGET_SPREAD = {"valence": 2.0725, "arousal": 1.3646, "dominance": 1.2467}
+
+
+def other_spread(claim: Claim, run: Run) -> list[str]:
+    """Sentences for dimensions whose true values are spread otherwise than the paper's, by more than 2%, if that changes the metric."""
+    metric, table = METRICS[claim.metric], _table(run, claim.split, True, True)
+    if claim.paper != "dimensional_vad" or claim.kind == "ordering" or not metric.has_unit:
+        return []
+    spread = {d: float(table[f"true_{d}"].std(ddof=0)) for d in VAD if d in table and metric.dimension in (d, "all")}
+    return [f"true {d} has standard deviation {sd:.2f}, the paper's at most {TARGET_SPREAD[d]:.2f}" for d, sd in spread.items() if abs(sd / TARGET_SPREAD[d] - 1) > 0.02]
+
+
 def another_quantity(claim: Claim, group: list[Run]) -> bool:
-    """Whether a difference from the paper makes the group's number another quantity: its recipe says so, or other data."""
-    return group[0].major or group[0].dataset != claim.dataset
+    """Whether a difference from the paper makes the group's number another quantity: its recipe says so, other data, another spread."""
+    return group[0].major or group[0].dataset != claim.dataset or bool(other_spread(claim, group[0]))
 
 
 def differences(claim: Claim, group: list[Run]) -> list[str]:
     """The settings of a group that are unlike the paper's."""
-    return list(group[0].differs) + ([] if group[0].dataset == claim.dataset else [f"on {group[0].dataset}, not {claim.dataset}"])
+    data = [] if group[0].dataset == claim.dataset else [f"on {group[0].dataset}, not {claim.dataset}"]
+    return list(group[0].differs) + data + other_spread(claim, group[0])
 
 
 def _measured(claim: Claim, group: list[Run]) -> dict:
     """Score, interval and verdict of one group of runs."""
     as_is, clean = score(group, claim), score(group, claim, leaks=False)
     each = [score_of(run, claim) for run in group]
-    word = judge(as_is[1:], claim.paper_value)
+    word = judge(as_is[1:], claim.paper_value, METRICS[claim.metric].less_is_better)
     return {"ours": as_is.value, "ci95": [as_is.low, as_is.high], "sd": float(np.std(each, ddof=1)) if len(each) > 1 else np.nan,
             "n_seeds": len({run.seed for run in group}), "runs": [run.id for run in group],
             "verdict": "differs in setting" if another_quantity(claim, group) else word,
@@ -443,18 +558,19 @@ def _measured(claim: Claim, group: list[Run]) -> dict:
 def score_of(run: Run, claim: Claim) -> float:
     """The claim's metric of one run, in the claim's unit."""
     y_true, (output,) = _predictions([run], claim, leaks=True)
-    return claim.scale * METRICS[claim.metric](y_true, output)
+    return claim.scale * METRICS[claim.metric].function(y_true, output)
 
 
 def _ordered(claim: Claim, a: list[Run], b: list[Run]) -> dict:
     """Difference, interval and verdict of two groups of runs."""
     as_is, clean = compare(a, b, claim), compare(a, b, claim, leaks=False)
     other = another_quantity(claim, a) or another_quantity(claim, b)
+    shared = [text for text in differences(claim, a) if text in differences(claim, b)]
     return {"ours": as_is.value, "ci95": [as_is.low, as_is.high], "p": as_is.p,
-            "verdict": "differs in setting" if other else judge_order(as_is[1:3]),
-            "differs": [f"{group[0].recipe}: {text}" for group in (a, b) for text in differences(claim, group)],
+            "verdict": "differs in setting" if other else judge_order(as_is[1:3], METRICS[claim.metric].less_is_better),
+            "differs": shared + [f"{group[0].recipe}: {text}" for group in (a, b) for text in differences(claim, group) if text not in shared],
             "n_seeds": min(len({run.seed for run in group}) for group in (a, b)), "runs": [run.id for run in a + b],
-            "recipe": " > ".join(f"{group[0].recipe} ({group[0].profile})" for group in (a, b)),
+            "recipe": " > ".join(f"{group[0].recipe} ({group[0].profile})" for group in (a, b)), "sd": np.nan,
             "ours_without_leaks": clean.value, "ci95_without_leaks": [clean.low, clean.high]}
 
 
@@ -463,13 +579,23 @@ def _answer(claim: Claim, runs: list[Run], values: dict[str, float]) -> dict:
     if claim.kind == "arithmetic":
         exact = recompute(claim, values)
         return {"ours": exact, "verdict": "holds" if agrees(claim.paper_value, exact, claim.decimals) else "contradicted"}
-    sides = [find_groups(runs, patterns) for patterns in claim.sides]
-    if not all(sides):
-        return {"verdict": "waiting for data" if claim.kind == "gated" and not _have(claim.dataset) else "not run yet"}
     if claim.kind == "ordering":
-        return _ordered(claim, sides[0][0], sides[1][0])
-    first, *others = (_measured(claim, group) for group in sides[0])
-    return first | {"also": others}
+        answers = [_ordered(claim, a, b) for a, b in _pairs(claim, runs)]
+    else:
+        answers = [_measured(claim, group) for group in find_groups(runs, claim.sides[0])]
+    if not answers:
+        return {"verdict": "waiting for data" if claim.kind == "gated" and not _have(claim.dataset) else "not run yet"}
+    return answers[0] | {"also": answers[1:]}
+
+
+def _pairs(claim: Claim, runs: list[Run]) -> list[tuple[list[Run], list[Run]]]:
+    """The groups of runs that an ordering compares: name by name, gpu before cpu, the latest group of each name."""
+    pairs = []
+    for names in zip(*claim.sides):
+        for profile in ("gpu", "cpu"):
+            sides = [find_groups([run for run in runs if run.profile == profile], [name]) for name in names]
+            pairs += [(sides[0][0], sides[1][0])] if all(sides) else []
+    return pairs
 
 
 def _have(name: str) -> bool:
@@ -518,7 +644,7 @@ def _written(value: float, unit: str, ci95: list[float] | None = None) -> str:
         return ""
     if unit not in ("%", "points", ""):
         return f"{value:,.0f}"
-    digits = 3 if unit == "" else 2
+    digits = 2 if unit in ("%", "points") else 3
     return f"{value:.{digits}f} [{ci95[0]:.{digits}f}, {ci95[1]:.{digits}f}]" if ci95 else f"{round(value, digits):g}"
 
 

@@ -1,5 +1,6 @@
 """`fer-book`: the book from a terminal. Written by hand and thin: every command calls a chapter's module or `build`."""
 import argparse
+import json
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ first steps:
   fer-book run 03                        execute a chapter on a few hundred faces
   fer-book train shallow-cnn-paper --budget 9m   train for nine minutes; the same again goes on from there
   fer-book verify                        every number the papers print, and what holds
+  fer-book predict photo.jpg             find the faces and read their expressions
   fer-book build                         execute all chapters and render the site
 
 Real faces are read from the folder in FER_BOOK_DATA; without it the chapters draw schematic ones.
@@ -46,10 +48,20 @@ Verdicts are computed from results/ now; a contradicted paper is a finding, not 
 examples:
   fer-book build
   FER_BOOK_DATA=~/faces fer-book build --profile cpu""",
+    "predict": """
+examples:
+  fer-book predict photo.jpg
+  fer-book predict photos/ --csv > faces.csv             a bad file is reported, the others go through (exit code 1)
+  fer-book predict clip.mp4 --json --every 0.2           one object per face per sampled frame, with its time in seconds
+  fer-book predict photos/ --save-image marked/          copies with boxes and labels
+  fer-book predict face.png --cropped                    the picture is one face already: do not search
+  fer-book predict webcam                                until you press Ctrl-C
+Boxes are in pixels of the upright picture. Without --model the network that is best on PublicTest answers.""",
     "bench": """
 examples:
   fer-book bench
-  fer-book bench shallow-cnn-paper       images per second: bare model step, our pipeline, faces read as files""",
+  fer-book bench shallow-cnn-paper       images per second: bare model step, our pipeline, faces read as files
+  fer-book bench predict                 faces per second and ms for one face: PyTorch, ONNX Runtime, the package fer if installed""",
 }
 
 
@@ -96,6 +108,16 @@ def seconds(text: str) -> float:
     if not total:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration: write 90s, 9m or 1h30m")
     return float(total)
+
+
+def interval(text: str) -> float:
+    """Seconds between frames, a number above 0."""
+    try:
+        if (value := float(text)) > 0:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 def parameter(text: str) -> tuple[str, object]:
@@ -195,14 +217,125 @@ def build_book(args) -> int:
     return 0
 
 
+def predict(args) -> int:
+    import pandas as pd
+
+    with progress("loading the network"):
+        from fer_book.predict import Predictor, read_source
+        from fer_book.training import load_model
+
+        predictor = Predictor(args.model and load_model(args.model), detect=not args.cropped)
+    files, rows, bad = sources(args.source), [], 0
+    if args.save_image and is_file_name(args.save_image) and files != [Path(args.source)]:
+        raise ValueError(f"{args.save_image} is one file, but {args.source} is a folder; give --save-image a folder")
+    if args.csv:
+        print(",".join(["file", "seconds", *predictor.columns]))
+    for file in files:
+        try:
+            for seconds, image, table in read_source(predictor, file, args.every):
+                table.insert(0, "seconds", seconds)
+                table.insert(0, "file", str(file))
+                if args.csv:
+                    print(table.to_csv(index=False, header=False), end="", flush=True)
+                elif file == WEBCAM and not args.json:
+                    print(*(told(face) for face in table.to_dict("records")), sep="\n", flush=True)
+                elif len(table):
+                    rows.append(table)
+                if table.empty and file != WEBCAM:
+                    print(no_face(file, seconds, args.cropped), file=sys.stderr)
+                if args.save_image:
+                    save_image(args, file, seconds, image, table)
+        except KeyboardInterrupt:
+            if file != WEBCAM:
+                raise
+        except ValueError as problem:
+            print(f"fer-book: {problem}", file=sys.stderr)
+            bad += 1
+    faces = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    if args.json:
+        print(json.dumps(json.loads(faces.to_json(orient="records")), indent=1, ensure_ascii=False))
+    elif len(faces):
+        show(faces.round(2).dropna(axis=1, how="all").rename(columns=lambda name: name.removeprefix("p_")))
+    if bad and len(files) > 1:
+        print(f"fer-book: {bad} of {len(files)} files could not be read", file=sys.stderr)
+    return 1 if bad else 0
+
+
+WEBCAM = Path("webcam")
+
+
+def sources(source: str) -> list[Path]:
+    """The picture, video or camera that is meant, or every file below a folder but hidden ones."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return [folder]
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    if not files:
+        raise ValueError(f"{folder}: there is no file in this folder; give one with photographs or videos")
+    return files
+
+
+def is_file_name(path: Path) -> bool:
+    """Whether `path` names one file to write, not a folder."""
+    return bool(path.suffix) and not path.is_dir()
+
+
+def told(face: dict) -> str:
+    """A row of the table as one line for a terminal."""
+    answer = f"{face['emotion']} {face['p_' + face['emotion']]:.2f}" if "emotion" in face else \
+        "  ".join(f"{k} {face[k]:.1f}" for k in ("valence", "arousal", "dominance") if k in face)
+    return f"{face['seconds']:7.1f} s  {face['width']:4d} px at {face['x']}, {face['y']}: {answer}"
+
+
+def no_face(file: Path, seconds: float, cropped: bool) -> str:
+    """What to say of a picture or frame without a face."""
+    return f"{file}: no face found" + (f" at {seconds:.2f} s" if seconds == seconds else "; if it is a cropped face already, add --cropped")
+
+
+def save_image(args, file: Path, seconds: float, image, table) -> None:
+    """Write a copy with boxes and labels: to the file that --save-image names, else into that folder under the picture's own name."""
+    from PIL import Image
+
+    from fer_book.datasets import write_atomic
+    from fer_book.predict import draw_table
+
+    of_video = seconds == seconds
+    target, below = args.save_image, Path(args.source) if Path(args.source).is_dir() else file.parent
+    if of_video and is_file_name(target) and file != WEBCAM:
+        raise ValueError(f"{target} is one picture, but {file} has many frames; give --save-image a folder")
+    if not is_file_name(target):
+        name = file.relative_to(below)
+        ending = f"-{seconds:08.2f}s.png" if of_video else "" if name.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+        target /= name.with_name(name.name + ending)
+    if target.exists() and file.exists() and target.samefile(file):
+        raise ValueError(f"{target} is the picture itself; give --save-image another place")
+    write_atomic(target, lambda path: Image.fromarray(draw_table(image, table)).save(path))
+
+
 def bench(args) -> int:
+    if args.what == "predict":
+        return bench_predict(args)
     from fer_book import datasets, training
 
-    recipe = training.find_recipe(args.recipe)
+    recipe = training.find_recipe(args.what)
     faces = datasets.load_or_embedded(recipe.dataset)
     with progress("measuring images per second, for minutes"):
         table = training.bench(recipe, faces)
     show(table.round(2).reset_index(names=recipe.name))
+    return 0
+
+
+def bench_predict(args) -> int:
+    from tempfile import TemporaryDirectory
+
+    with progress("measuring faces per second"), TemporaryDirectory() as folder:
+        from fer_book import predict, training
+
+        run_id = args.model or predict.best_model()
+        trained = training.load_model(run_id)
+        table = predict.bench_predict(trained, predict.to_onnx(trained, Path(folder) / "network.onnx"))
+    show(table.round(2).reset_index(names=run_id))
+    print(f"Batches of 64 faces, then one face at a time, on {os.cpu_count()} processors; other load makes it slower.")
     return 0
 
 
@@ -249,8 +382,19 @@ def parser() -> argparse.ArgumentParser:
     profile(sub)
     sub.add_argument("--out", metavar="DIR", type=Path, help="build here instead of in _build/")
 
-    sub = command("bench", "measure training images per second", bench)
-    sub.add_argument("recipe", metavar="RECIPE", nargs="?", default="shallow-cnn-paper", help="a recipe's name (default: %(default)s)")
+    sub = command("predict", "find faces in a photo, a folder, a video or the webcam and read their expressions", predict)
+    sub.add_argument("source", metavar="PHOTO|FOLDER|VIDEO|webcam", help="what to look at")
+    sub.add_argument("--model", metavar="RUN-ID", help="a network of models/ (default: the best on PublicTest)")
+    output = sub.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="a JSON list with one object per face")
+    output.add_argument("--csv", action="store_true", help="comma-separated values, one line per face, as they come")
+    sub.add_argument("--save-image", metavar="DIR|FILE", type=Path, help="write copies with boxes and labels")
+    sub.add_argument("--cropped", action="store_true", help="every picture is one face already: do not search for faces")
+    sub.add_argument("--every", metavar="SECONDS", type=interval, default=0.5, help="time between sampled frames of a video (default %(default)s)")
+
+    sub = command("bench", "measure speed: training images, or with `predict` faces, per second", bench)
+    sub.add_argument("what", metavar="RECIPE|predict", nargs="?", default="shallow-cnn-paper", help="a recipe's name (default: %(default)s), or predict")
+    sub.add_argument("--model", metavar="RUN-ID", help="with predict: a network of models/ (default: the best on PublicTest)")
     return top
 
 

@@ -7,6 +7,7 @@ __all__ = ['confusion', 'accuracy', 'mean_recall', 'macro_f1', 'rmse', 'mae', 'p
 
 # %% ../chapters/04_metrics.ipynb #imports
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -285,23 +286,49 @@ _AVERAGES = {
 }
 
 
+@lru_cache(maxsize=4)
+def _resamples(n: int, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each of n images is in each resample: (n_resamples, n). The same for every metric and model, so made once."""
+    rng = np.random.default_rng(seed)
+    return np.stack([np.bincount(rng.integers(n, size=n), minlength=n).astype(np.uint16) for _ in range(n_resamples)])
+
+
+def _blocks(n: int, n_resamples: int, seed: int) -> list[np.ndarray]:
+    counts = _resamples(n, n_resamples, seed)
+    return [counts[start:start + 100] for start in range(0, n_resamples, 100)]
+
+
+def _hits(y_true: np.ndarray, y_pred: np.ndarray, threshold: float) -> np.ndarray:
+    return (image_rmse(y_true, y_pred) < threshold).astype(float)
+
+
+def _threshold_draws(errors: np.ndarray, target: float, blocks: list[np.ndarray]) -> np.ndarray:
+    """`smallest_threshold` of each resample, from how often each image is in it."""
+    order, needed = np.argsort(errors), int(np.ceil(target * len(errors) - 1e-9))
+    at = [(block[:, order].cumsum(axis=1, dtype=np.int32) >= needed).argmax(axis=1) for block in blocks]
+    return np.nextafter(errors[order][np.concatenate(at)], np.inf)
+
+
 def _draw(metric: Callable, y_true: np.ndarray, predictions: list[np.ndarray], n_resamples: int, seed: int) -> np.ndarray:
     """The metric of each prediction on the same resampled images: (predictions, n_resamples, ...)."""
     y_true, predictions = np.asarray(y_true), [np.asarray(y_pred) for y_pred in predictions]
     rng, n = np.random.default_rng(seed), len(y_true)
-    if metric not in _AVERAGES:
+    base, options = (metric.func, metric.keywords) if isinstance(metric, partial) else (metric, {})
+    if base is smallest_threshold and options:
+        return np.stack([_threshold_draws(image_rmse(y_true, y_pred), **options, blocks=_blocks(n, n_resamples, seed)) for y_pred in predictions])
+    averages = _AVERAGES | ({metric: (partial(_hits, **options), _identity)} if base is threshold_accuracy and options else {})
+    if metric not in averages:
         resamples = (rng.integers(n, size=n) for _ in range(n_resamples))
         draws = [[metric(y_true[images], y_pred[images]) for y_pred in predictions] for images in resamples]
         return np.swapaxes(np.asarray(draws), 0, 1)
-    rows, finish = _AVERAGES[metric]
+    rows, finish = averages[metric]
     if rows is _pair_tables:  # images with the same labels are interchangeable: draw how often each combination comes
         (y_true, *predictions), counts = np.unique(np.stack([y_true, *predictions]), axis=1, return_counts=True)
         blocks = [rng.multinomial(n, counts / n, size=n_resamples)]
     else:
-        blocks = (np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(start, min(start + 100, n_resamples))])
-                  for start in range(0, n_resamples, 100))
+        blocks = _blocks(n, n_resamples, seed)
     shares = [rows(y_true, y_pred) for y_pred in predictions]
-    means = zip(*[[np.tensordot(block / n, share, axes=1) for share in shares] for block in blocks])
+    means = zip(*[[np.tensordot(weights, share, axes=1) for share in shares] for weights in (block / n for block in blocks)])
     return np.stack([finish(np.concatenate(mean)) for mean in means])
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .training import Recipe
 
 # %% auto #0
-__all__ = ['RATED', 'CROWD', 'RECIPES', 'ShallowCNN']
+__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'ShallowCNN']
 
 # %% ../chapters/10_emotions_classification.ipynb #network
 class ShallowCNN(nn.Module):
@@ -39,13 +39,17 @@ class ShallowCNN(nn.Module):
 
 # %% ../chapters/10_emotions_classification.ipynb #recipes
 RATED = "trained on the 28,561 faces that FER+ rated, not on all 28,709"
-CROWD = ("half of each training target is the FER+ vote shares", "one-cycle learning rate up to 0.003, weight decay 0.02",
-         "shifts of ±5% in training", "mean of the face and its mirror image at test")
+ONE_CYCLE = ("one-cycle learning rate up to 0.003, weight decay 0.02", "shifts of ±5% in training", "mean of the face and its mirror image at test")
+CROWD = ("half of each training target is the FER+ vote shares", *ONE_CYCLE)
 RECIPES = (
     Recipe(name="shallow-cnn-paper", model="fer_book.shallow_cnn:ShallowCNN", rotate=10, scale=0.1, lr=1e-3, schedule="plateau", epochs=60,
            batch_size=128, keep="best", differs=(RATED,),
            profiles={"cpu": {"model_args": {"widths": (32, 64, 128, 256)},
                              "differs": (RATED, "widths 32, 64, 128, 256 (the paper prints none)")}}),
+    Recipe(name="shallow-cnn-onecycle", model="fer_book.shallow_cnn:ShallowCNN", rotate=10, scale=0.1, shift=0.05, label_smoothing=0.1, lr=3e-3,
+           weight_decay=0.02, schedule="one-cycle", epochs=60, batch_size=128, flip_at_test=True, differs=(RATED, *ONE_CYCLE, "label smoothing 0.1"),
+           profiles={"cpu": {"model_args": {"widths": (64, 128, 256, 512)}, "epochs": 34,
+                             "differs": (RATED, *ONE_CYCLE, "label smoothing 0.1", "34 epochs, not 60", "widths 64, 128, 256, 512 (the paper prints none)")}}),
     Recipe(name="shallow-cnn-crowd", model="fer_book.shallow_cnn:ShallowCNN", rotate=10, scale=0.1, shift=0.05, crowd_share=0.5, lr=3e-3,
            weight_decay=0.02, schedule="one-cycle", epochs=60, batch_size=128, flip_at_test=True, differs=(RATED, *CROWD),
            profiles={"cpu": {"model_args": {"widths": (32, 64, 192, 384)}, "epochs": 28,

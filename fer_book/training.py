@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -40,14 +40,16 @@ from torch import Tensor, nn
 import fer_book
 from . import datasets
 from .datasets import FaceTable, project_home
-from .emotions import FER2013_EMOTIONS
+from .emotions import VAD, FER2013_EMOTIONS, NORMS, votes_to_vad
 
 # %% auto #0
-__all__ = ['SMOKE', 'RECIPES', 'Recipe', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'as_tensor', 'FaceBatches',
-           'soft_targets', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint', 'read_checkpoint',
-           'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'RecordEpoch', 'build_model',
-           'label_accuracy', 'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'Fit', 'thin',
-           'epoch_line', 'fit', 'predict_split', 'describe_run', 'write_run', 'publish', 'bench']
+__all__ = ['SMOKE', 'RECIPES', 'Recipe', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'cutout', 'as_tensor',
+           'normalise', 'FaceBatches', 'soft_targets', 'dimensional_targets', 'focal_loss', 'l2_l1_loss',
+           'loss_function', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint', 'read_checkpoint',
+           'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'StepSchedule', 'FrozenBody', 'RecordEpoch',
+           'build_model', 'label_accuracy', 'squared_error', 'body_and_head', 'group_lrs', 'make_learner',
+           'schedule_callback', 'TrainedModel', 'load_model', 'read_trained', 'trained_file', 'start_from', 'Fit',
+           'thin', 'epoch_line', 'fit', 'predict_split', 'describe_run', 'write_run', 'publish', 'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -59,9 +61,14 @@ class Recipe:
     """Everything that decides the result of a training run, except the machine and the seed.
 
     `model` names a class as `fer_book.module:Class`, called with `n_outputs`, `in_channels`, `size` and `model_args`.
-    Angles are in degrees, `scale` and `shift` are fractions of the image, `crowd_share` in [0, 1] is the part of the target
-    that comes from the FER+ votes. `profiles` holds the changes that `at(profile)` applies. `comparable` is False when a
-    setting in `differs` makes the number another quantity than the paper's.
+    What is learned: `target` is "emotion", "va" or "vad" (valence, arousal, dominance from the votes by `norms`); `crowd_share`
+    and `teacher_share` in [0, 1] are the parts of an emotion target that come from the FER+ votes and from the recipe
+    `teacher`; `loss` is "cross-entropy", "focal" or "l2+l1" (its second term times `l1_weight`).
+    What is seen: `rotate` in degrees; `scale`, `shift` and `cutout` as fractions of the image side.
+    Where it starts: `start` names the recipe whose network of the same profile and seed gives the weights. `freeze` keeps the
+    network's `body` as it is, `head_lr` multiplies the learning rate outside of it. `step` is (every so many epochs, factor).
+    `profiles` holds the changes that `at(profile)` applies. `comparable` is False when a setting in `differs` makes the number
+    another quantity than the paper's.
     """
 
     name: str
@@ -69,17 +76,30 @@ class Recipe:
     model_args: Mapping = field(default_factory=dict)
     dataset: str = "fer2013"
     max_faces: int | None = None
+    train_splits: tuple[str, ...] = ("train",)
     size: int = 48
+    target: str = "emotion"
+    norms: str = "anew"
     crowd_share: float = 0.0
+    teacher: str = ""
+    teacher_share: float = 0.0
     label_smoothing: float = 0.0
+    loss: str = "cross-entropy"
+    l1_weight: float = 2.0
+    class_weights: bool = False
     flip: bool = True
     rotate: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
+    cutout: float = 0.0
+    start: str = ""
+    freeze: bool = False
+    head_lr: float = 1.0
     optimizer: str = "adam"
     lr: float = 1e-3
     weight_decay: float = 0.0
     schedule: str = "constant"
+    step: tuple[int, float] = (20, 0.5)
     epochs: int = 10
     batch_size: int = 128
     keep: str = "last"
@@ -100,12 +120,20 @@ class Recipe:
     @property
     def settings(self) -> dict:
         """Every field that can change the result, as plain JSON types."""
-        return {k: v for k, v in asdict(self).items() if k not in ("profiles", "differs", "comparable")}
+        kept = {k: v for k, v in asdict(self).items() if k not in ("profiles", "differs", "comparable")}
+        return json.loads(json.dumps(kept))
 
     @property
     def hash(self) -> str:
-        """Eight hexadecimal digits that change with any setting."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
+        """Eight hexadecimal digits that change with any setting; settings at their default do not enter."""
+        plain = Recipe(self.name, self.model).settings
+        set_here = {k: v for k, v in self.settings.items() if v != plain[k]}
+        return hashlib.sha256(json.dumps([self.name, self.model, set_here], sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the network predicts, beside classes: () for emotions, else valence, arousal and dominance as far as wanted."""
+        return {"emotion": (), "va": VAD[:2], "vad": VAD}[self.target]
 
 # %% ../chapters/05_training.ipynb #find-recipe
 def recipes() -> dict[str, Recipe]:
@@ -155,6 +183,17 @@ def augment(x: Tensor, flip: bool = True, rotate: float = 0.0, scale: float = 0.
     grid = F.affine_grid(theta, x.shape, align_corners=False)
     return F.grid_sample(x, grid.to(x.dtype), padding_mode="border", align_corners=False)
 
+
+def cutout(x: Tensor, side: float) -> Tensor:
+    """(N, C, H, W) with one square of `side` times the image side set to the image's mean, its centre anywhere in the image.
+
+    DeVries and Taylor (2017); CAKE cuts 45 of 224 pixels.
+    """
+    centre = torch.rand(len(x), 2, 1, device=x.device)
+    inside = [((torch.arange(n, device=x.device) + 0.5) / n - c).abs() < side / 2 for n, c in zip(x.shape[-2:], centre.unbind(1))]
+    hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+    return torch.where(hole, x.mean((1, 2, 3), keepdim=True), x)
+
 # %% ../chapters/05_training.ipynb #batches
 def as_tensor(images: np.ndarray, size: int) -> Tensor:
     """uint8 images (N, H, W) or (N, H, W, 3) as a uint8 tensor (N, C, size, size), resized with antialiasing when needed."""
@@ -166,14 +205,20 @@ def as_tensor(images: np.ndarray, size: int) -> Tensor:
     return torch.cat([part.round().clamp(0, 255).byte() for part in parts])
 
 
+def normalise(x: Tensor, mean: float | tuple[float, ...], sd: float | tuple[float, ...]) -> Tensor:
+    """(x - mean) / sd in channels-last memory; a mean and sd per channel make three channels of one."""
+    shape = lambda v: torch.as_tensor(v, dtype=x.dtype, device=x.device).reshape(1, -1, 1, 1)
+    return ((x - shape(mean)) / shape(sd)).contiguous(memory_format=torch.channels_last)
+
+
 class FaceBatches:
     """An in-memory data loader: batches (x, target) of float (B, C, H, W) and (B, K) on the device of `images`.
 
-    `images` is uint8 (N, C, H, W); x is (image - mean) / sd. With `shuffle` the order is drawn from torch's generator and a last
+    `images` is uint8 (N, C, H, W); x is augmented, then normalised. With `shuffle` the order is drawn from torch's generator and a last
     batch of one face is dropped (batch norm cannot train on it).
     """
 
-    def __init__(self, images: Tensor, targets: Tensor, batch_size: int, mean: float, sd: float,
+    def __init__(self, images: Tensor, targets: Tensor, batch_size: int, mean: float | tuple[float, ...], sd: float | tuple[float, ...],
                  augment: Callable[[Tensor], Tensor] | None = None, shuffle: bool = False):
         self.images, self.targets, self.batch_size = images, targets, batch_size
         self.mean, self.sd, self.augment, self.shuffle = mean, sd, augment, shuffle
@@ -200,9 +245,9 @@ class FaceBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in self._batches():
-            x = (self.images[index].float() - self.mean) / self.sd
+            x = self.images[index].float()
             x = self.augment(x) if self.augment else x
-            yield x.contiguous(memory_format=torch.channels_last), self.targets[index]
+            yield normalise(x, self.mean, self.sd), self.targets[index]
 
 # %% ../chapters/05_training.ipynb #targets
 def soft_targets(faces: FaceTable, crowd_share: float = 0.0, label_smoothing: float = 0.0) -> Tensor:
@@ -223,6 +268,40 @@ def soft_targets(faces: FaceTable, crowd_share: float = 0.0, label_smoothing: fl
         targets = np.where(known, (1 - crowd_share) * targets + crowd_share * shares, targets)
     targets = (1 - label_smoothing) * targets + label_smoothing / targets.shape[1]
     return torch.from_numpy(targets.astype(np.float32))
+
+
+def dimensional_targets(faces: FaceTable, recipe: Recipe) -> Tensor:
+    """Valence, arousal and, for the target "vad", dominance of each face from its votes: (N, 2 or 3) float32, 1..9.
+
+    NaN where all votes are for unknown or NF. ValueError for norms that are not in `emotions.NORMS`.
+    """
+    if recipe.norms not in NORMS:
+        raise ValueError(f"Recipe {recipe.name}: there are no norms {recipe.norms!r}; use one of {', '.join(NORMS)}.")
+    vad = votes_to_vad(faces.votes, NORMS[recipe.norms])
+    return torch.from_numpy(vad[:, :len(recipe.outputs)].astype(np.float32))
+
+# %% ../chapters/05_training.ipynb #loss
+def focal_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
+    """Focal loss of (N, K) logits and soft targets, mean over faces (Lin et al. 2017, Eqs. 4 and 5); `weight` is (K,) per class."""
+    log_p = logits.log_softmax(1)
+    terms = target * (1 - log_p.exp()) ** gamma * log_p
+    return -(terms if weight is None else terms * weight).sum(1).mean()
+
+
+def l2_l1_loss(pred: Tensor, target: Tensor, a: float = 2.0) -> Tensor:
+    """Mean of the squared error plus `a` times the absolute error (dimensional paper, Eq. 2)."""
+    return ((pred - target) ** 2 + a * (pred - target).abs()).mean()
+
+
+def loss_function(recipe: Recipe, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's loss, with class weights N / (K N_k) from the training `targets` (N, K) when it asks for them."""
+    if (recipe.loss == "l2+l1") != bool(recipe.outputs):
+        raise ValueError(f"Recipe {recipe.name}: loss {recipe.loss!r} does not fit the target {recipe.target!r}.")
+    if recipe.loss == "l2+l1":
+        return partial(l2_l1_loss, a=recipe.l1_weight)
+    weight = len(targets) / (targets.shape[1] * targets.sum(0).clamp(min=1)) if recipe.class_weights else None
+    return {"cross-entropy": lambda pred, target: F.cross_entropy(pred, target, weight=None if weight is None else weight.to(pred.device)),
+            "focal": lambda pred, target: focal_loss(pred, target, None if weight is None else weight.to(pred.device))}[recipe.loss]
 
 # %% ../chapters/05_training.ipynb #precision
 class Autocast(Callback):
@@ -316,20 +395,32 @@ def plateau_lr(history: list[dict], lr: float, factor: float = 0.5, patience: in
 
 
 class PlateauSchedule(Callback):
-    "Reduce the learning rate on a plateau of the validation loss; a pure function of the history, so resuming needs no state."
+    "Reduce the learning rates on a plateau of the validation loss; a pure function of the history, so resuming needs no state."
 
-    def __init__(self, lr: float, history: list[dict]): self.lr, self.history = lr, history
-    def before_train(self): self.opt.set_hyper("lr", plateau_lr(self.history, self.lr))
+    def __init__(self, history: list[dict]): self.history = history
+    def before_train(self): self.opt.set_hyper("lr", plateau_lr(self.history, 1.0) * group_lrs(self.learn))
+
+
+class StepSchedule(Callback):
+    "Multiply the learning rates by `factor` after every `every` epochs."
+
+    def __init__(self, every: int, factor: float): self.every, self.factor = every, factor
+    def before_train(self): self.opt.set_hyper("lr", self.factor ** (self.epoch // self.every) * group_lrs(self.learn))
+
+
+class FrozenBody(Callback):
+    "Keep the batch statistics of a frozen body: it stays in eval mode."
+    def before_train(self): self.model.body.eval()
 
 
 class RecordEpoch(Callback):
     """After each epoch: extend the history, keep the best weights, checkpoint, report, and stop when the next would overrun `deadline`."""
     order = 60
 
-    def __init__(self, path: Path, identity: dict, history: list[dict], best: dict[str, Tensor], keep: str,
+    def __init__(self, path: Path, identity: dict, history: list[dict], best: dict[str, Tensor], recipe: Recipe,
                  deadline: float | None, report: Callable[[dict], None]):
-        self.path, self.identity, self.history, self.best, self.keep = path, identity, history, best, keep
-        self.deadline, self.report = deadline, report
+        self.path, self.identity, self.history, self.best = path, identity, history, best
+        self.keep, self.regression, self.deadline, self.report = recipe.keep, bool(recipe.outputs), deadline, report
 
     def before_epoch(self): self.started, self.train_loss, self.n_seen = time.perf_counter(), 0.0, 0
 
@@ -344,9 +435,10 @@ class RecordEpoch(Callback):
         train_loss = float(self.train_loss) / self.n_seen
         valid_loss, score = (float(v) for v in self.learn.recorder.log[2:4])
         seconds = time.perf_counter() - self.started
-        self.history.append({"epoch": self.epoch, "train_loss": train_loss, "valid_loss": valid_loss, "valid_accuracy": score,
+        name, better = ("valid_mse", min) if self.regression else ("valid_accuracy", max)
+        self.history.append({"epoch": self.epoch, "train_loss": train_loss, "valid_loss": valid_loss, name: score,
                              "lr": float(self.opt.hypers[-1]["lr"]), "seconds": round(seconds, 2)})
-        if self.keep == "best" and score >= max(h["valid_accuracy"] for h in self.history):
+        if self.keep == "best" and score == better(h[name] for h in self.history):
             self.best.update({k: v.detach().cpu().clone() for k, v in self.learn.model.state_dict().items()})
         save_checkpoint(self.path, self.learn, self.identity | {"history": self.history}, self.best)
         self.report(self.history[-1])
@@ -368,53 +460,107 @@ def label_accuracy(pred: Tensor, target: Tensor) -> Tensor:
     return (pred.argmax(1) == target.argmax(1)).float().mean()
 
 
-def make_learner(recipe: Recipe, train: FaceTable, valid: FaceTable, device: torch.device) -> tuple[Learner, float, float]:
-    """A fastai Learner over in-memory batches, with the mean and sd of the training pixels (0..255) that it normalises with."""
+def squared_error(pred: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over faces and dimensions."""
+    return F.mse_loss(pred, target)
+
+
+def body_and_head(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of `model.body`, if there is one, and all others."""
+    body = list(model.body.parameters()) if hasattr(model, "body") else []
+    inside = set(map(id, body))
+    return [part for part in (body, [p for p in model.parameters() if id(p) not in inside]) if part]
+
+
+def group_lrs(learn: Learner) -> np.ndarray:
+    """The full learning rate of each parameter group, before any schedule."""
+    return np.array(learn.lr, ndmin=1)
+
+
+def make_learner(recipe: Recipe, train: FaceTable, valid: FaceTable, device: torch.device,
+                 start: Path | None = None, teacher: Path | None = None) -> Learner:
+    """A fastai Learner over in-memory batches; `dls.train` has the mean and sd (of pixels, 0..255) that it normalises with.
+
+    These are the training pixels' own unless the network carries `mean` and `sd`, as pre-trained ones do. Modules with a `load_weights`
+    method are asked to. `start` and `teacher` are the files of trained networks.
+    """
     images = as_tensor(train.images, recipe.size)
-    mean, sd = (float(v) for v in (images.float().mean(), images.float().std()))
-    change = partial(augment, flip=recipe.flip, rotate=recipe.rotate, scale=recipe.scale, shift=recipe.shift)
-    batches = [
-        FaceBatches(images, soft_targets(train, recipe.crowd_share, recipe.label_smoothing), recipe.batch_size, mean, sd, change, True),
-        FaceBatches(as_tensor(valid.images, recipe.size), soft_targets(valid), 512, mean, sd),
-    ]
-    model = build_model(recipe, len(train.classes), images.shape[1]).to(device, memory_format=torch.channels_last)
+    model = build_model(recipe, len(recipe.outputs or train.classes), images.shape[1])
+    if start:
+        start_from(model, start)
+    else:
+        for part in model.modules():
+            if hasattr(part, "load_weights"):
+                part.load_weights()
+    mean, sd = getattr(model, "mean", float(images.float().mean())), getattr(model, "sd", float(images.float().std()))
+    if recipe.outputs:
+        targets = [dimensional_targets(part, recipe) for part in (train, valid)]
+    else:
+        targets = [soft_targets(train, recipe.crowd_share, recipe.label_smoothing), soft_targets(valid)]
+        if teacher:
+            taught = torch.from_numpy(read_trained(teacher).to(device)(train.images))
+            targets[0] = (1 - recipe.teacher_share) * targets[0] + recipe.teacher_share * taught
+    known = [part.isfinite().all(1) for part in targets]
+
+    def change(x: Tensor) -> Tensor:
+        x = augment(x, flip=recipe.flip, rotate=recipe.rotate, scale=recipe.scale, shift=recipe.shift)
+        return cutout(x, recipe.cutout) if recipe.cutout else x
+
+    batches = [FaceBatches(images[known[0]], targets[0][known[0]], recipe.batch_size, mean, sd, change, True),
+               FaceBatches(as_tensor(valid.images, recipe.size)[known[1]], targets[1][known[1]], 512, mean, sd)]
+    if recipe.freeze:
+        model.body.requires_grad_(False)
+    groups = body_and_head(model)
     optimizer = {"adam": Adam, "sgd": partial(SGD, mom=0.9)}[recipe.optimizer]
-    learn = Learner(DataLoaders(*batches, device=device), model, loss_func=nn.CrossEntropyLoss(), opt_func=optimizer, lr=recipe.lr,
-                    wd=recipe.weight_decay, metrics=[label_accuracy], cbs=precision_callbacks(device))
+    learn = Learner(DataLoaders(*batches, device=device), model.to(device, memory_format=torch.channels_last),
+                    loss_func=loss_function(recipe, batches[0].targets), opt_func=optimizer, splitter=body_and_head,
+                    lr=[recipe.lr, recipe.lr * recipe.head_lr][-len(groups):] if len(groups) > 1 else recipe.lr, wd=recipe.weight_decay,
+                    metrics=[squared_error if recipe.outputs else label_accuracy],
+                    cbs=precision_callbacks(device) + ([FrozenBody()] if recipe.freeze else []))
     learn.create_opt()
     learn.remove_cbs([c for c in learn.cbs if c.name == "progress"])
     learn.logger = lambda log: None
-    return learn, mean, sd
+    return learn
 
 
-def schedule_callback(recipe: Recipe, history: list[dict]) -> list[Callback]:
-    """The callback of the recipe's schedule: none for "constant", cosine warm-up and decay for "one-cycle", or "plateau"."""
-    if recipe.schedule == "one-cycle":
-        return [ParamScheduler({"lr": combined_cos(0.25, recipe.lr / 25, recipe.lr, recipe.lr / 1e5)})]
-    return {"constant": [], "plateau": [PlateauSchedule(recipe.lr, history)]}[recipe.schedule]
+def schedule_callback(recipe: Recipe, learn: Learner, history: list[dict]) -> list[Callback]:
+    """The callback of the recipe's schedule: "constant", "one-cycle" (cosine up and down), "poly" (to zero, power 0.9), "step" or "plateau"."""
+    lr = group_lrs(learn)
+    return {"constant": [],
+            "one-cycle": [ParamScheduler({"lr": combined_cos(0.25, lr / 25, lr, lr / 1e5)})],
+            "poly": [ParamScheduler({"lr": lambda position: lr * (1 - position) ** 0.9})],
+            "step": [StepSchedule(*recipe.step)], "plateau": [PlateauSchedule(history)]}[recipe.schedule]
 
 # %% ../chapters/05_training.ipynb #trained
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its input normalisation: call it with uint8 faces (N, H, W) or (N, H, W, 3), get probabilities (N, K) float32."""
+    """A network with its input normalisation: call it with uint8 faces (N, H, W) or (N, H, W, 3).
+
+    It returns (N, K) float32: probabilities of `classes`, or, for a recipe with `outputs`, these on the 1..9 scale.
+    """
 
     model: nn.Module
     recipe: Recipe
     classes: tuple[str, ...]
-    mean: float
-    sd: float
+    mean: float | tuple[float, ...]
+    sd: float | tuple[float, ...]
     in_channels: int = 1
+
+    def to(self, device) -> TrainedModel:
+        self.model.to(device)
+        return self
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
         self.model.eval()
         device = next(self.model.parameters()).device
+        answer = (lambda y: y.float()) if self.recipe.outputs else (lambda y: y.float().softmax(1))
         parts = []
         for part in as_tensor(images, self.recipe.size).split(batch_size):
-            x = ((part.to(device).float() - self.mean) / self.sd).contiguous(memory_format=torch.channels_last)
-            p = self.model(x).float().softmax(1)
+            x = normalise(part.to(device).float(), self.mean, self.sd)
+            p = answer(self.model(x))
             if self.recipe.flip_at_test:
-                p = (p + self.model(x.flip(3)).float().softmax(1)) / 2
+                p = (p + answer(self.model(x.flip(3)))) / 2
             parts.append(p.cpu())
         return torch.cat(parts).numpy()
 
@@ -439,11 +585,43 @@ def load_model(run_id: str, home: Path | None = None) -> TrainedModel:
     recorded = json.loads((home / "results" / run_id / "run.json").read_text()).get("model_sha256")
     if hashlib.sha256(path.read_bytes()).hexdigest() != recorded:
         raise ValueError(f"{path} is not the file that run {run_id} recorded; restore it from the repository.")
+    return read_trained(path)
+
+
+def read_trained(path: Path) -> TrainedModel:
+    """The network that `TrainedModel.save` wrote to `path`, in eval mode on the CPU."""
     header, tensors = read_checkpoint(path)
     recipe = Recipe(**header["settings"])
-    model = build_model(recipe, len(header["classes"]), header["in_channels"])
+    model = build_model(recipe, len(recipe.outputs or header["classes"]), header["in_channels"])
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     return TrainedModel(model.eval(), recipe, tuple(header["classes"]), header["mean"], header["sd"], header["in_channels"])
+
+
+def trained_file(name: str, profile: str, seed: int, folders: Iterable[Path]) -> Path:
+    """The network that recipe `name` gave under `profile` with `seed`: in `.run/` or `models/` of the first of `folders` that has it.
+
+    ValueError with the command that makes it when none has.
+    """
+    recipe = find_recipe(name).at(profile)
+    run_id = f"{name}-{profile}-s{seed}-{recipe.hash}"
+    for path in (p for folder in folders for p in (folder / ".run" / run_id / "model.safetensors", folder / "models" / f"{run_id}.safetensors")):
+        if path.exists():
+            return path
+    raise ValueError(f"There is no trained network of {name}: run `fer-book train {name} --profile {profile} --seed {seed}` first.")
+
+
+def start_from(model: nn.Module, path: Path) -> list[str]:
+    """Copy into `model` every tensor of the network at `path` whose name and shape are the same; returns the names that stay fresh.
+
+    ValueError when nothing fits.
+    """
+    _, tensors = read_checkpoint(path)
+    state = model.state_dict()
+    fits = {k: v.to(state[k].dtype) for k, v in tensors.items() if k in state and v.shape == state[k].shape}
+    if not fits:
+        raise ValueError(f"{path} has no layer in common with the network that should start from it.")
+    model.load_state_dict(fits, strict=False)
+    return [k for k in state if k not in fits]
 
 # %% ../chapters/05_training.ipynb #fit
 @dataclass(frozen=True)
@@ -463,8 +641,9 @@ def thin(faces: FaceTable, n: int | None) -> FaceTable:
 
 def epoch_line(row: dict) -> str:
     """A row of the history as one line of text."""
+    score = next(k for k in ("valid_accuracy", "valid_mse") if k in row)
     return (f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.4f}  valid loss {row['valid_loss']:.4f}  "
-            f"valid accuracy {row['valid_accuracy']:.4f}  {row['seconds']:.0f} s")
+            f"{score.replace('_', ' ')} {row[score]:.4f}  {row['seconds']:.0f} s")
 
 
 def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable | None = None, out: Path | None = None,
@@ -482,42 +661,53 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     run_id = f"{recipe.name}-{profile}-s{seed}-{recipe.hash}"
     out = Path(out) if out is not None else home / "results"
     work = (home if out == home / "results" else out) / ".run" / run_id
-    train, valid = thin(faces.split("train"), recipe.max_faces), thin(faces.split("valid"), recipe.max_faces)
+    train = thin(faces[faces.frame["split"].isin(recipe.train_splits).to_numpy()], recipe.max_faces)
+    valid = thin(faces.split("valid"), recipe.max_faces)
+    others = {use: trained_file(name, profile, seed, (work.parents[1], home))
+              for use, name in (("start", recipe.start), ("teacher", recipe.teacher)) if name}
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
-    learn, mean, sd = make_learner(recipe, train, valid, device)
-    identity = {"recipe": recipe.hash, "seed": seed, "data": learn.dls.train.fingerprint}
+    learn = make_learner(recipe, train, valid, device, **others)
+    others = {use: hashlib.sha256(path.read_bytes()).hexdigest() for use, path in others.items()}
+    identity = {"recipe": recipe.hash, "seed": seed, "data": learn.dls.train.fingerprint} | others
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint.safetensors"
     history, best = load_checkpoint(checkpoint, learn, identity) if checkpoint.exists() else ([], {})
-    record = RecordEpoch(checkpoint, identity, history, best, recipe.keep, None if budget is None else started + budget, report)
+    record = RecordEpoch(checkpoint, identity, history, best, recipe, None if budget is None else started + budget, report)
     if len(history) < recipe.epochs:
-        learn.fit(recipe.epochs, start_epoch=len(history), cbs=[EpochSeed(seed), record, *schedule_callback(recipe, history)])
+        learn.fit(recipe.epochs, start_epoch=len(history), cbs=[EpochSeed(seed), record, *schedule_callback(recipe, learn, history)])
     done = Fit(run_id, out / run_id, len(history) >= recipe.epochs, pd.DataFrame(history))
     if not done.complete:
         return done
     if best:
         learn.model.load_state_dict(best)
-    trained = TrainedModel(learn.model, recipe, faces.classes, mean, sd, learn.dls.train.images.shape[1])
+    trained = TrainedModel(learn.model, recipe, faces.classes, learn.dls.train.mean, learn.dls.train.sd, learn.dls.train.images.shape[1])
     test = thin(faces.split("test"), recipe.max_faces)
     leaks = faces.frame["row"].to_numpy()[datasets.leaked(faces)]
     predictions = pd.concat([predict_split(trained, part, leaks) for part in (valid, test)], ignore_index=True)
     sizes = {"n_train": len(train), "n_valid": len(valid), "n_test": len(test)}
     sha256 = trained.save(work / "model.safetensors")
     write_run(done, describe_run(done, recipe, profile, seed, faces, sizes, device) | {
-        "n_parameters": sum(p.numel() for p in learn.model.parameters()), "model_sha256": sha256}, predictions)
+        "n_parameters": sum(p.numel() for p in learn.model.parameters()), "model_sha256": sha256} | {f"{use}_sha256": v for use, v in others.items()}, predictions)
     return done
 
 
 def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> pd.DataFrame:
-    """One row per face of `part`: row, split, usage, emotion (label index), leaked (its row is one of `leaks`), p_<class> …"""
+    """One row per face of `part`: row, split, usage, emotion (label index), leaked (its row is one of `leaks`), then the outputs.
+
+    Outputs are p_<class> …, or for a regression valence, arousal … and their true_valence, true_arousal … from the votes.
+    """
     columns = [c for c in ("row", "split", "usage", "emotion") if c in part.frame]
     table = part.frame[columns].reset_index(drop=True)
     table["leaked"] = table["row"].isin(leaks)
-    probabilities = trained(part.images)
-    return table.assign(**{f"p_{c}": probabilities[:, i] for i, c in enumerate(part.classes)})
+    outputs = trained(part.images)
+    if not trained.recipe.outputs:
+        return table.assign(**{f"p_{c}": outputs[:, i] for i, c in enumerate(part.classes)})
+    truth = dimensional_targets(part, trained.recipe).numpy()
+    names = trained.recipe.outputs
+    return table.assign(**dict(zip(names, outputs.T)), **{f"true_{c}": truth[:, i] for i, c in enumerate(names)})
 
 # %% ../chapters/05_training.ipynb #record
 def describe_run(done: Fit, recipe: Recipe, profile: str, seed: int, faces: FaceTable, sizes: dict, device: torch.device) -> dict:
@@ -618,7 +808,7 @@ def bench(recipe: Recipe, faces: FaceTable, n_batches: int = 12, rounds: int = 2
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = replace(recipe.at("cpu" if device.type == "cpu" else "gpu"), schedule="constant")
     train = thin(faces.split("train"), n_batches * recipe.batch_size)
-    learn, *_ = make_learner(recipe, train, thin(faces.split("valid"), 8), device)
+    learn = make_learner(recipe, train, thin(faces.split("valid"), 8), device)
     rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         files = _file_learner(recipe, train, Path(folder), device)

@@ -10,17 +10,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from safetensors.numpy import save_file
 from test_claims import measured, predictions, write_ledger, write_run
 from test_training import SMALL, made_up_faces, silent
 
-from fer_book import build, claims, datasets, emotions, metrics, schematic, training
+from fer_book import bilinear, build, cascade, claims, datasets, emotions, explain, metrics, predict, schematic, training
 from fer_book.datasets import FaceTable
 from fer_book.emotions import VOTE_COLUMNS
 
 PIXELS = " ".join(["7"] * 2304)
+GREY = np.full((2, 8, 8), 0.5, np.float32)
+
+
+def explained() -> torch.nn.Sequential:
+    return torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(72, 3))
 
 
 def face_csv(folder: Path, *rows: str, header: str = "emotion,pixels,Usage") -> Path:
@@ -219,7 +225,7 @@ CASES = [
      r"299 images of the test split where run.json says 300"),
     ("probabilities that do not sum to 1", lambda t: claims.read_run(write_run(t, "net", predictions().assign(p_fear=0.9))), r"do not sum to 1"),
     ("an unknown profile", lambda t: training.fit(SMALL, "fast"), r"There is no profile 'fast': use smoke, cpu or gpu"),
-    ("an unknown recipe", lambda t: training.find_recipe("resnet-1000"), r"There is no recipe 'resnet-1000'. Recipes: pixel-regression"),
+    ("an unknown recipe", lambda t: training.find_recipe("resnet-1000"), r"There is no recipe 'resnet-1000'. Recipes: .*pixel-regression"),
     ("a recipe of a foreign class", lambda t: training.build_model(replace(SMALL, model="os:system"), 7), r"'os:system' is not of the form fer_book.module:Class"),
     ("a face without a label", lambda t: training.soft_targets(unlabelled()), r"row 3 has no emotion label; leave such rows out"),
     ("a checkpoint of another recipe", lambda t: trained_then(t, under_the_name_of(OTHER), recipe=OTHER), r"checkpoint.safetensors was written for recipe"),
@@ -229,7 +235,43 @@ CASES = [
     ("a network nobody published", lambda t: training.load_model("net", home=t), r"models/net.safetensors does not exist; train it with"),
     ("a network file of a foreign class", lambda t: published(t, '{"settings": {"name": "x", "model": "os:system"}, "classes": ["a"], "in_channels": 1}'),
      r"'os:system' is not of the form fer_book.module:Class"),
+    ("a way to explain that is none", lambda t: explain.attribute(explained(), GREY, "lime"), r"There is no method 'lime': use saliency, gradient, grad-cam"),
+    ("Grad-CAM without a layer", lambda t: explain.attribute(explained(), GREY, "grad-cam", 0), r"grad-cam needs a layer: the last convolution is '0'"),
+    ("Grad-CAM of a network without convolutions", lambda t: explain.attribute(explained()[2:], GREY, "grad-cam", 0), r"this network has no convolution"),
+    ("a layer that the network lacks", lambda t: explain.attribute(explained(), GREY, "grad-cam", 0, "conv9"), r"has no layer 'conv9'; its layers are 0, 1, 2"),
+    ("a layer of another network", lambda t: explain.attribute(explained(), GREY, "grad-cam", 0, explained()[0]), r"has no layer Conv2d; its layers are 0, 1, 2"),
+    ("a layer without a map", lambda t: explain.attribute(explained(), GREY, "grad-cam", 0, "2"), r"Layer '2' does not give exactly one map"),
+    ("an explained class out of range", lambda t: explain.attribute(explained(), GREY, "saliency", [0, 3]), r"Target 3 of image 1 is out of range: the network has outputs 0 to 2"),
+    ("an explained class of -1", lambda t: explain.attribute(explained(), GREY, "saliency", -1), r"Target -1 of image 0 is out of range"),
+    ("an explained class of 0.5", lambda t: explain.attribute(explained(), GREY, "saliency", 0.5), r"Targets are float32 of shape \(\)"),
+    ("three classes for two images", lambda t: explain.attribute(explained(), GREY, "saliency", [0, 1, 2]), r"of shape \(3,\); give one whole number, or one for each of the 2"),
+    ("an explained image with a NaN", lambda t: explain.attribute(explained(), np.where(np.arange(2)[:, None, None] == 1, np.nan, GREY), "saliency"),
+     r"Image 1 has a pixel that is NaN or infinite"),
+    ("one explained image without a batch", lambda t: explain.attribute(explained(), GREY[0], "saliency"), r"Images have the shape \(8, 8\)"),
+    ("a network that gives maps", lambda t: explain.attribute(explained()[:1], GREY, "saliency", 0), r"Only a network with one output tensor of shape \(N, K\)"),
     ("an unknown chapter", lambda t: build.find_chapter("99"), r"no chapter is called '99': choose one of 01_emotion_models"),
+    ("a matrix that is no matrix of percentages", lambda t: cascade.confusion_counts(np.full((2, 2), 33.3), (10, 3)), r"Row 0 of the matrix is no row of percentages of 10 images"),
+    ("one eye twice", lambda t: cascade.align(np.zeros((9, 9), np.uint8), np.ones((2, 2))), r"The eye centres are less than one pixel apart; give two different points"),
+    ("a head with too few labels", lambda t: cascade.fit_head(np.zeros((3, 2)), np.zeros(2, int)), r"There are 3 rows of features and 2 labels; give one label for each row"),
+    ("a single actor", lambda t: cascade.leave_one_actor_out(None, np.zeros((2, 1)), np.zeros(2, int), np.array(["x", "x"])), r"All faces are of one actor \(x\)"),
+    ("an actor who is not there", lambda t: cascade.leave_out(replace(unlabelled(), frame=unlabelled().frame.assign(subject="x")), "Garbo"), r"cannot leave out 'Garbo'; it needs three actors or more"),
+    ("features that are no map", lambda t: bilinear.bilinear_pool(torch.zeros(2, 5)), r"a feature map has the shape \(N, C, H, W\), not \(2, 5\)"),
+    ("an unknown pooling", lambda t: bilinear.build("resnet18", "max", 3), r"there is no pooling 'max'; use one of global, bilinear"),
+    ("a point with one coordinate", lambda t: emotions.nearest_emotion(np.ones((2, 1))), r"points need 2 or 3 columns .valence, arousal, dominance."),
+    ("a regression without its truth", lambda t: claims.read_run(write_run(t, "net", predictions().assign(valence=5.0, arousal=5.0, true_valence=5.0))), r"lacks the column true_arousal"),
+    ("a picture that is not there", lambda t: predict.read_image(t / "a.jpg"), r"a.jpg: there is no such file; check the path"),
+    ("a folder for a picture", lambda t: predict.read_image(t), r"this is a folder; give one picture"),
+    ("a picture of zero bytes", lambda t: ((t / "a.jpg").touch(), predict.read_image(t / "a.jpg")), r"a.jpg: not a readable picture \(it is empty\); replace or remove it"),
+    ("a picture cut short", lambda t: predict.read_image(half(face_folder(t) / "train/happy/a.png", 60)), r"a.png: not a readable picture"),
+    ("a text for a picture", lambda t: predict.read_image(text_named_jpg(t) / "train/happy/b.jpg"), r"b.jpg: not a readable picture .*; replace or remove it"),
+    ("an array that is no picture", lambda t: predict.read_image(np.zeros((2, 3, 4, 5))), r"shape \(2, 3, 4, 5\) is no picture; give \(H, W\)"),
+    ("an array without pixels", lambda t: predict.read_image(np.zeros((0, 7), np.uint8)), r"shape \(0, 7\) is no picture"),
+    ("floats beyond 1", lambda t: predict.read_image(np.full((4, 4), 255.0)), r"pixels that are floats must lie between 0 and 1"),
+    ("pixels below 0", lambda t: predict.read_image(np.full((4, 4), -1)), r"give uint8, uint16 or floats between 0 and 1"),
+    ("a video without frames", lambda t: ((t / "a.mp4").write_text("no film"), list(predict.frames(t / "a.mp4"))), r"a.mp4: no frame of this video can be read"),
+    ("a video that is not there", lambda t: list(predict.frames(t / "a.mp4")), r"a.mp4: there is no such file; check the path"),
+    ("no network to predict with", lambda t: predict.best_model(t), r"no trained network is there; install the book from a checkout"),
+    ("recalls of other lengths", lambda t: predict.recall_draws(np.zeros(3, int), np.zeros(3, int), np.zeros(2)), r"3 labels, 3 predictions and 2 subjects"),
     ("an unknown papermill parameter", lambda t: build.check_parameters(build.find_chapter("03"), {"profle": "smoke"}),
      r"03_datasets.ipynb has no parameter 'profle'; its parameters are profile"),
 ]

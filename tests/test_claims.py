@@ -11,7 +11,7 @@ import sklearn.metrics
 
 from fer_book import claims, datasets
 from fer_book.claims import ClaimError
-from fer_book.emotions import FER2013_EMOTIONS
+from fer_book.emotions import FER2013_EMOTIONS, NORMS, VAD, VOTE_COLUMNS, votes_to_vad
 
 PAPER = "emotions_classification"
 HEADER = "id,paper,where,model,dataset,split,metric,paper_value,unit,kind,recipe,check,note"
@@ -427,3 +427,155 @@ def test_seeds_that_do_not_predict_the_same_images(tmp_path):
     write_run(tmp_path, "net", predictions(seed=1, images=1), seed=1)
     with pytest.raises(ClaimError, match="do not predict the same images with the same labels"):
         verdict(tmp_path, measured())
+
+
+# --- valence, arousal, dominance ----------------------------------------------------------------------------------------------
+
+def vad_predictions(error=0.5, n_valid=200, n_test=300, seed=0, dimensions=("valence", "arousal", "dominance"), images=0, spread=(2.0, 1.36, 1.24)):
+    """Predictions of a made-up regression with a given error; one face has no target."""
+    truth, rng, n = np.random.default_rng(images), np.random.default_rng(seed + 1), n_valid + n_test
+    unit = truth.uniform(-1, 1, (n, 3))
+    true = 5 + np.array(spread) * (unit - unit[n_valid + 1:].mean(0)) / unit[n_valid + 1:].std(0)
+    guess = true + error * rng.normal(size=(n, 3))
+    true[n_valid] = np.nan
+    frame = pd.DataFrame({"row": 1000 + np.arange(n), "split": ["valid"] * n_valid + ["test"] * n_test, "emotion": truth.integers(7, size=n), "leaked": truth.random(n) < 0.1})
+    columns = {d: guess[:, i].astype(np.float32) for i, d in enumerate(dimensions)} | {f"true_{d}": true[:, i].clip(1, 9).astype(np.float32) for i, d in enumerate(dimensions)}
+    return frame.assign(**columns)
+
+
+def vad_row(metric, value, claim_id="a", recipe="reg", unit="", kind="measured", paper="my_paper"):
+    return f"{claim_id},{paper},Table II,net,fer2013,test,{metric},{value},{unit},{kind},{recipe},,"
+
+
+def with_target(table):
+    return table[(table["split"] == "test") & table["true_valence"].notna()]
+
+
+def test_regressions_are_scored_on_the_faces_that_have_a_target(tmp_path):
+    table = vad_predictions()
+    write_run(tmp_path, "reg", table)
+    t = with_target(table)
+    assert len(t) == 299
+    e = (t["arousal"] - t["true_arousal"]).to_numpy(np.float64)
+    each = np.sqrt(np.mean([(t[d] - t[f"true_{d}"]).to_numpy(np.float64) ** 2 for d in ("valence", "arousal", "dominance")], axis=0))
+    got = verdict(tmp_path, vad_row("arousal_rmse", "0.5", "a"), vad_row("arousal_mae", "0.1", "b"), vad_row("valence_pearson", "0.5", "c"), vad_row("arousal_rmse", "0.9", "d"),
+                  vad_row("within_1", "50.00", "e", unit="%"), vad_row("threshold_71.16", "0.9", "f"))
+    assert got.loc["a", "ours"] == pytest.approx(np.sqrt(np.mean(e**2))) and got.loc["b", "ours"] == pytest.approx(np.abs(e).mean())
+    assert got.loc["c", "ours"] == pytest.approx(np.corrcoef(t["valence"], t["true_valence"])[0, 1])
+    assert got.loc["e", "ours"] == pytest.approx(100 * np.mean(each < 1))
+    assert np.mean(each < got.loc["f", "ours"]) >= 0.7116 > np.mean(each < got.loc["f", "ours"] - 1e-3) - 1 / 299
+    assert got["verdict"].to_dict() == {"a": "holds", "b": "falls short", "c": "better", "d": "better", "e": "better", "f": "better"}
+
+
+def test_an_error_is_better_when_smaller_and_orderings_know_it(tmp_path):
+    write_run(tmp_path, "good", vad_predictions(0.4))
+    write_run(tmp_path, "bad", vad_predictions(0.8))
+    write_run(tmp_path, "two", vad_predictions(0.4, dimensions=("valence", "arousal")))
+    got = verdict(tmp_path, *(vad_row(m, "-0.1", k, r, kind="ordering") for k, m, r in (
+        ("a", "valence_rmse", "good > bad"), ("b", "valence_rmse", "bad > good"), ("c", "valence_pearson", "good > bad"), ("d", "valence_mae", "two > bad"), ("e", "threshold_71.16", "good > bad"))))
+    assert got["verdict"].to_dict() == {"a": "holds", "b": "contradicted", "c": "holds", "d": "holds", "e": "holds"}
+    assert got.loc["a", "ours"] < 0 < got.loc["c", "ours"]
+
+
+def test_orderings_pair_their_names(tmp_path):
+    for name, error in (("small-a", 0.4), ("small-b", 0.8), ("big-a", 0.9)):
+        write_run(tmp_path, name, vad_predictions(error))
+    row = verdict(tmp_path, vad_row("valence_rmse", "-0.1", recipe="big-a; small-a > big-b; small-b", kind="ordering")).loc["a"]
+    assert row["runs"] == ["small-a-cpu-s0", "small-b-cpu-s0"] and row["verdict"] == "holds" and row["also"] == []
+    write_run(tmp_path, "big-b", vad_predictions(0.5))
+    row = claims.verdicts(home=tmp_path).set_index("id").loc["a"]
+    assert row["verdict"] == "contradicted" and row["runs"] == ["big-a-cpu-s0", "big-b-cpu-s0"]
+    assert [other["verdict"] for other in row["also"]] == ["holds"]
+    with pytest.raises(ClaimError, match="does not fit"):
+        verdict(tmp_path, vad_row("valence_rmse", "-0.1", recipe="a; b > c", kind="ordering"))
+
+
+def test_errors_on_targets_of_another_spread_are_another_quantity(tmp_path):
+    write_run(tmp_path, "reg", vad_predictions(0.6, spread=(2.07, 1.365, 0.83)))
+    lines = [vad_row(m, "0.60", k, paper="dimensional_vad") for k, m in (("v", "valence_rmse"), ("d", "dominance_rmse"), ("r", "dominance_pearson"), ("w", "within_1"))]
+    write_ledger(tmp_path, *lines, paper="dimensional_vad")
+    got = claims.verdicts("dimensional_vad", tmp_path).set_index("id")
+    assert got.loc["v", "verdict"] == "holds" and got.loc["r", "verdict"] != "differs in setting"
+    assert got.loc[["d", "w"], "verdict"].tolist() == ["differs in setting"] * 2
+    assert "true dominance has standard deviation 0.83, the paper's at most 1.25" in got.loc["d", "differs"]
+
+
+def test_a_classifier_cannot_answer_for_a_regression(tmp_path):
+    write_run(tmp_path, "net")
+    with pytest.raises(ClaimError, match="Run net-cpu-s0 does not predict what the claim 'a' needs for valence_rmse"):
+        verdict(tmp_path, vad_row("valence_rmse", "0.7", recipe="net"))
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (spoil("valence", np.nan), "row 1007 has a prediction that is not finite"), (spoil("true_arousal", 12.0), "row 1007 has a true value outside 1 to 9"),
+    (lambda t: t.drop(columns="true_arousal"), "lacks the column true_arousal"), (lambda t: t.drop(columns="arousal"), "lacks the column arousal"),
+    (lambda t: t.drop(columns="true_dominance"), "lacks the column true_dominance")])
+def test_broken_regressions(tmp_path, change, sentence):
+    folder = write_run(tmp_path, "reg", vad_predictions())
+    change(vad_predictions()).to_parquet(folder / "predictions.parquet")
+    with pytest.raises(ClaimError, match=sentence):
+        claims.read_run(folder)
+
+
+def test_true_values_are_compared_with_the_votes(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    votes = np.stack([rng.multinomial(10, np.full(8, 1 / 8)) for _ in range(40)])
+    votes = np.c_[votes, np.zeros((40, 2), int)]
+    votes[0] = [0] * 8 + [10, 0]
+    vad = votes_to_vad(votes, NORMS["fitted"])
+    table = vad_predictions(n_valid=20, n_test=20).assign(**{f"true_{d}": vad[:, i].astype(np.float32) for i, d in enumerate(VAD)})
+    frame = table[["row", "split", "emotion"]].assign(**dict(zip(VOTE_COLUMNS, votes.T)))
+    faces = datasets.FaceTable(np.zeros((40, 48, 48), np.uint8), frame, FER2013_EMOTIONS, "fer2013")
+    monkeypatch.setattr(datasets, "load", lambda name: faces)
+    data = {"name": "fer2013", "fingerprint": faces.fingerprint, "n_valid": 20, "n_test": 20}
+
+    def run(norms, seed):
+        folder = write_run(tmp_path, "reg", table, seed=seed, data=data)
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(record | {"recipe": record["recipe"] | {"norms": norms}}))
+        return claims.read_run(folder)
+
+    assert claims.check_labels([run("fitted", 0)]) == 1
+    with pytest.raises(ClaimError, match="Run reg-cpu-s1: the true values of row 1001 do not follow from its votes by the norms 'anew'"):
+        claims.check_labels([run("anew", 1)])
+
+
+# --- the ledger of the dimensional paper ----------------------------------------------------------------------------------------
+
+def test_all_numbers_of_tables_2_to_4_are_entered():
+    ledger = {claim.id: claim for claim in claims.read_claims("dimensional_vad")}
+    measured_rows = [c for c in ledger.values() if c.kind == "measured"]
+    assert sum(c.where == "Table II" for c in measured_rows) == 24 and sum(c.where == "Table III" for c in measured_rows) == 36
+    assert sum(c.where == "Table IV" for c in measured_rows) == 16
+    value = {k: c.paper_value for k, c in ledger.items()}
+    assert [value[f"vad-resnet50-bilinear-{d}-{m}"] for d in VAD for m in ("rmse", "mae", "r")] == [
+        0.74420, 0.50908, 0.93361, 0.57892, 0.39557, 0.90696, 0.60678, 0.42085, 0.87661]
+    assert value["va-vgg16-global-valence-rmse"] == 0.92381 and value["va-resnet50-global-arousal-r"] == 0.87444
+    assert (value["vad-resnet50-bilinear-within-1"], value["vad-resnet50-bilinear-threshold"], value["va-vgg16-global-threshold"]) == (89.98, 0.576, 0.781)
+    spread = {d: min(value[k] / np.sqrt(1 - value[k.removesuffix("rmse") + "r"] ** 2) for k in value if k.endswith(f"{d}-rmse") and k.startswith("va")) for d in VAD}
+    assert claims.TARGET_SPREAD == pytest.approx(spread, abs=1e-4)
+
+
+def test_orderings_of_the_dimensional_paper_follow_from_its_tables():
+    ledger = {claim.id: claim for claim in claims.read_claims("dimensional_vad")}
+    value = {k: c.paper_value for k, c in ledger.items()}
+    orderings = [c for c in ledger.values() if c.kind == "ordering"]
+    assert len(orderings) == 30 + 30 + 24
+    for claim in orderings:
+        column = f"{claim.metric.split('_')[0]}-{claim.metric.split('_')[1].replace('pearson', 'r')}"
+        (a, *_), (b, *_) = claim.sides
+        assert claim.paper_value == pytest.approx(value[f"{a}-{column}"] - value[f"{b}-{column}"], abs=1e-9)
+        assert (claim.paper_value < 0) == claims.METRICS[claim.metric].less_is_better, "the paper's own numbers are in the claimed order"
+
+
+def test_counts_of_rated_images_are_those_of_the_data(real_data):
+    usage = pd.read_parquet(real_data / "fer2013.parquet", columns=["usage"])["usage"].map(datasets.OFFICIAL).value_counts()
+    assert usage.to_dict() == claims.RATED_COUNTS
+
+
+def test_arithmetic_of_the_dimensional_paper_holds(tmp_path):
+    write_ledger(tmp_path, *open(datasets.project_home() / "data/claims/dimensional_vad.csv").read().splitlines()[1:], paper="dimensional_vad")
+    table = claims.verdicts("dimensional_vad", tmp_path)
+    arithmetic = table[table["kind"] == "arithmetic"]
+    assert len(arithmetic) == 14 and set(arithmetic["verdict"]) == {"holds"}
+    assert set(table[table["kind"] != "arithmetic"]["verdict"]) == {"not run yet"}

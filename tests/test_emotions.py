@@ -273,3 +273,48 @@ def test_a_sentence_in_a_table_gets_room(monkeypatch):
     monkeypatch.setattr(IPython.display, "display", lambda html: shown.append(html.data))
     em.show_table(pd.DataFrame({"short": ["a"], "long": ["a sentence of " + "many " * 12 + "words & more"]}))
     assert "<td>a</td>" in shown[0] and '<td style="min-width:18em">a sentence of' in shown[0]
+
+
+# --- reliability of votes, and back from points to words ---------------------------------------------------------------------
+
+def test_reliability_follows_from_the_raters_agreement():
+    """Faces whose raters draw from known shares: the reliability is var(expected) / var(expected + error of a mean of ten)."""
+    rng, norms = np.random.default_rng(0), em.NORMS["anew"]
+    shares = rng.dirichlet(np.full(8, 0.4), 6000)
+    votes = np.stack([rng.multinomial(10, p) for p in shares])
+    vad = em.vad_reliability(np.c_[votes, np.zeros((6000, 2), int)], n_splits=10)
+    expected = shares @ norms.mean
+    error = (shares @ norms.mean**2 - expected**2).mean(0) / 10
+    np.testing.assert_allclose(vad, expected.var(0) / (expected.var(0) + error), atol=0.01)
+
+
+def test_reliability_of_unanimous_and_of_random_votes():
+    rng = np.random.default_rng(1)
+    unanimous = 10 * np.eye(10, dtype=int)[rng.integers(8, size=200)]
+    np.testing.assert_allclose(em.vad_reliability(unanimous), 1)
+    noise = np.stack([rng.multinomial(10, np.full(10, 0.1)) for _ in range(4000)])
+    assert (np.abs(em.vad_reliability(noise, n_splits=3)) < 0.08).all()
+    nine = np.vstack([unanimous[:50], 9 * np.eye(10, dtype=int)[[1]], 10 * np.eye(10, dtype=int)[[8]]])
+    np.testing.assert_allclose(em.vad_reliability(nine), 1)  # nine votes, and ten for unknown
+
+
+def test_nearest_emotion():
+    norms = em.NORMS["anew"]
+    assert em.nearest_emotion(norms.mean).tolist() == list(range(8))
+    assert em.nearest_emotion(norms.mean[:, :2] + 0.05).tolist() == list(range(8))
+    assert em.nearest_emotion(norms.mean[[1]], emotions=("neutral", "surprise")).tolist() == [1]
+    with pytest.raises(ValueError, match="points need 2 or 3 columns"):
+        em.nearest_emotion(norms.mean[:, :1])
+
+
+def test_fitted_norms_have_the_spread_of_the_papers_results(real_data):
+    """RMSE / sqrt(1 - r^2) of Table III's VGG16-bilinear and VGG16-global bounds the spread of the paper's targets from above."""
+    import pyarrow.parquet as pq
+
+    frame = pq.read_table(real_data / "fer2013.parquet", columns=["usage", *em.VOTE_COLUMNS]).to_pandas()
+    votes = frame.loc[frame["usage"] == "PrivateTest", list(em.VOTE_COLUMNS)].to_numpy()
+    limit = np.array([0.90108 / np.sqrt(1 - 0.90054**2), 0.67111 / np.sqrt(1 - 0.87071**2), 0.71722 / np.sqrt(1 - 0.81796**2)])
+    ratio = {name: np.nanstd(em.votes_to_vad(votes, norms), axis=0) / limit for name, norms in em.NORMS.items()}
+    assert (ratio["fitted"] < 1).all() and (ratio["fitted"] > 0.99).all()
+    assert ratio["anew"][2] < 0.7 and ratio["anew"][1] > 0.99
+    assert (em.NORMS["fitted"].mean[1:] == em.NORMS["anew"].mean[1:]).all()

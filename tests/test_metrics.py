@@ -293,3 +293,12 @@ def test_bad_input_gets_one_sentence(case):
     with pytest.raises(ValueError, match=sentence) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_threshold_metrics_are_resampled_as_by_hand():
+    rng = np.random.default_rng(4)
+    y, p = rng.normal(size=(2, 40, 3))
+    for metric in (partial(m.threshold_accuracy, threshold=1.4), partial(m.smallest_threshold, target=0.7116)):
+        fast = m.bootstrap(metric, y, p, n_resamples=300, seed=3)
+        slow = m.bootstrap(lambda a, b: metric(a, b), y, p, n_resamples=300, seed=3)
+        assert fast == pytest.approx(slow)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from fer_book import datasets, training
 from fer_book.datasets import FaceTable
-from fer_book.emotions import FER2013_EMOTIONS, VOTE_COLUMNS
+from fer_book.emotions import FER2013_EMOTIONS, NORMS, VOTE_COLUMNS
 from fer_book.training import FaceBatches, Recipe, TrainedModel, as_tensor, augment, fit, plateau_lr, soft_targets
 
 SMALL = Recipe(name="small", model="fer_book.shallow_cnn:ShallowCNN", model_args={"widths": (4, 8), "dense": (16,)}, size=16, epochs=3,
@@ -194,8 +194,9 @@ def test_every_recipe_of_the_book_builds_its_network_in_every_profile():
     for recipe in training.recipes().values():
         for profile in ("smoke", "cpu", "gpu"):
             at = recipe.at(profile)
-            model = training.build_model(at, n_outputs=7).eval()
-            assert model(torch.zeros(2, 1, at.size, at.size)).shape == (2, 7), recipe.name
+            k, channels = len(at.outputs) or 7, 3 if hasattr(training.build_model(at, 7), "mean") else 1
+            model = training.build_model(at, n_outputs=k).eval()
+            assert model(torch.zeros(2, channels, at.size, at.size)).shape == (2, k), recipe.name
 
 
 def test_published_network_predicts_what_the_run_recorded(tmp_path):
@@ -224,7 +225,7 @@ def test_mirrored_faces_get_the_same_probabilities_with_flip_at_test():
 def test_autocast_on_cpu_computes_in_bfloat16_and_keeps_float32_parameters(monkeypatch):
     monkeypatch.setattr(training, "precision", lambda device: "bf16")
     faces, kinds = made_up_faces(), []
-    learn, *_ = training.make_learner(SMALL, faces.split("train"), faces.split("valid"), torch.device("cpu"))
+    learn = training.make_learner(SMALL, faces.split("train"), faces.split("valid"), torch.device("cpu"))
     learn.model.blocks[0][0].register_forward_hook(lambda m, x, y: kinds.append(y.dtype))
     before = learn.model.head[-1].weight.clone()
     learn.fit(1, 1e-3)
@@ -243,3 +244,154 @@ def test_full_disk_while_the_run_is_written_leaves_no_half_run_and_resumes(tmp_p
     trained = []
     done = fit(SMALL, "cpu", faces=faces, out=tmp_path, report=trained.append)
     assert done.complete and not trained and (done.path / "run.json").exists()
+
+
+class TwoPart(torch.nn.Module):
+    """A body with batch norm and dropout-free head, small enough to train in a test; lives in the package for the test only."""
+
+    def __init__(self, n_outputs, in_channels=1, size=16, width=4):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Conv2d(in_channels, width, 3, padding=1), torch.nn.BatchNorm2d(width), torch.nn.ReLU())
+        self.head = torch.nn.Linear(width * size * size, n_outputs)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(1))
+
+
+@pytest.fixture
+def two_part(monkeypatch):
+    monkeypatch.setattr(training, "TwoPart", TwoPart, raising=False)
+    return Recipe(name="two-part", model="fer_book.training:TwoPart", size=16, epochs=2, batch_size=32, lr=1e-2, profiles={"cpu": {}})
+
+
+def test_hash_does_not_see_defaults_but_settings_record_them():
+    assert Recipe(name="a", model="fer_book.training:PixelRegression", lr=1e-3).hash == Recipe(name="a", model="fer_book.training:PixelRegression").hash
+    assert {f.name for f in fields(Recipe)} - set(SMALL.settings) == {"profiles", "differs", "comparable"}
+    assert Recipe(**SMALL.settings).hash == SMALL.hash
+
+
+def test_frozen_body_keeps_weights_and_statistics_while_the_head_learns(two_part):
+    faces = made_up_faces()
+    learn = training.make_learner(replace(two_part, freeze=True), faces.split("train"), faces.split("valid"), torch.device("cpu"))
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    learn.fit(1)
+    changed = {k for k, v in learn.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("schedule, expected", [("constant", [1.0, 1.0, 1.0]), ("step", [1.0, 0.1, 0.01])])
+def test_head_learns_faster_by_its_factor_and_steps_scale_both(two_part, tmp_path, schedule, expected):
+    recipe, faces, seen = replace(two_part, head_lr=10, schedule=schedule, step=(1, 0.1), epochs=3), made_up_faces(), []
+    learn = training.make_learner(recipe, faces.split("train"), faces.split("valid"), torch.device("cpu"))
+
+    class Watch(training.Callback):
+        def after_epoch(self): seen.append([h["lr"] for h in self.opt.hypers])
+
+    learn.fit(3, cbs=[Watch(), *training.schedule_callback(recipe, learn, [])])
+    assert np.allclose(seen, [[1e-2 * e, 1e-1 * e] for e in expected])
+
+
+def test_poly_schedule_ends_at_zero_and_keeps_the_ratio(two_part):
+    recipe, faces = replace(two_part, head_lr=10, schedule="poly"), made_up_faces()
+    learn = training.make_learner(recipe, faces.split("train"), faces.split("valid"), torch.device("cpu"))
+    [schedule] = training.schedule_callback(recipe, learn, [])
+    at = schedule.scheds["lr"]
+    assert np.allclose(at(0.0), [1e-2, 1e-1]) and np.allclose(at(1.0), 0) and np.allclose(at(0.5), np.array([1e-2, 1e-1]) * 0.5 ** 0.9)
+
+
+def test_start_takes_layers_that_fit_and_leaves_the_others(tmp_path, two_part):
+    faces = made_up_faces()
+    (tmp_path / "models").mkdir()
+    first = TrainedModel(TwoPart(7), two_part, FER2013_EMOTIONS, 50.0, 60.0)
+    first.save(tmp_path / "first.safetensors")
+    other = TwoPart(3)
+    fresh = training.start_from(other, tmp_path / "first.safetensors")
+    assert fresh == ["head.weight", "head.bias"]
+    assert torch.equal(other.body[0].weight, first.model.body[0].weight.half().float())
+    with pytest.raises(ValueError, match="first.safetensors has no layer in common"):
+        training.start_from(torch.nn.Sequential(torch.nn.Linear(3, 3)), tmp_path / "first.safetensors")
+    assert faces.counts().size
+
+
+def test_start_and_teacher_come_from_runs_of_the_same_profile_and_seed(tmp_path, two_part, monkeypatch):
+    faces = made_up_faces()
+    second = replace(two_part, name="second", start="two-part", teacher="two-part", teacher_share=0.5)
+    monkeypatch.setattr(training, "recipes", lambda: {"two-part": two_part, "second": second})
+    with pytest.raises(ValueError, match="no trained network of two-part: run `fer-book train two-part --profile cpu --seed 1` first"):
+        fit(second, "cpu", seed=1, faces=faces, out=tmp_path, report=silent)
+    first = fit(two_part, "cpu", seed=1, faces=faces, out=tmp_path, report=silent)
+    learned = []
+    monkeypatch.setattr(training, "start_from", lambda model, path: learned.append(path))
+    done = fit(second, "cpu", seed=1, faces=faces, out=tmp_path, report=silent)
+    run = json.loads((done.path / "run.json").read_text())
+    assert learned == [tmp_path / ".run" / first.id / "model.safetensors"]
+    assert run["start_sha256"] == run["teacher_sha256"] == json.loads((first.path / "run.json").read_text())["model_sha256"]
+
+
+def test_teacher_enters_the_targets_by_its_share(tmp_path, two_part):
+    faces = made_up_faces()
+    teacher = TrainedModel(TwoPart(7).eval(), two_part, FER2013_EMOTIONS, 50.0, 60.0)
+    teacher.save(tmp_path / "t.safetensors")
+    recipe = replace(two_part, teacher_share=0.25)
+    learn = training.make_learner(recipe, faces.split("train"), faces.split("valid"), torch.device("cpu"), teacher=tmp_path / "t.safetensors")
+    said = training.read_trained(tmp_path / "t.safetensors")(faces.split("train").images)
+    assert np.allclose(learn.dls.train.targets, 0.75 * np.eye(7)[faces.split("train").frame["emotion"]] + 0.25 * said, atol=1e-6)
+
+
+def test_cutout_covers_the_square_it_says_and_nothing_else():
+    torch.manual_seed(0)
+    x = torch.rand(400, 1, 20, 20) + 1
+    out = training.cutout(x, 0.25)
+    hole = (out != x)[:, 0]
+    assert hole.any(2).sum(1).max() == 5 and hole.any(1).sum(1).max() == 5  # a quarter of 20, less where the edge cuts it
+    assert torch.equal(out[:, 0][~hole], x[:, 0][~hole])
+    assert torch.allclose(out[:, 0][hole], x.mean((1, 2, 3))[:, None, None].expand(-1, 20, 20)[hole])
+    assert 0.85 < hole.any(2).any(1).float().mean() <= 1
+
+
+def test_losses_by_hand():
+    logits, target = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64), torch.tensor([[1.0, 0.0], [0.25, 0.75]], dtype=torch.float64)
+    p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(1, keepdims=True)
+    weight = np.array([3.0, 0.5])
+    by_hand = lambda gamma, w: -np.mean([sum(w[k] * t[k] * (1 - q[k]) ** gamma * np.log(q[k]) for k in range(2)) for t, q in zip(target.numpy(), p)])
+    assert np.isclose(training.focal_loss(logits, target), by_hand(2, [1, 1]))
+    assert np.isclose(training.focal_loss(logits, target, torch.from_numpy(weight)), by_hand(2, weight))
+    assert np.isclose(training.focal_loss(logits, target, gamma=0.0), F.cross_entropy(logits, target))
+    pred, y = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[1.5, 2.0], [1.0, 5.0]])
+    assert training.l2_l1_loss(pred, y) == pytest.approx((0.25 + 4) / 4 + 2 * (0.5 + 2) / 4)
+    recipe = replace(SMALL, class_weights=True)
+    targets = F.one_hot(torch.tensor([0, 0, 0, 1]), 2).double()
+    assert training.loss_function(recipe, targets)(logits, target) == pytest.approx(
+        -np.mean([sum(w * t[k] * np.log(q[k]) for k, w in enumerate((4 / 6, 2.0))) for t, q in zip(target.numpy(), p)]))
+    for wrong in (replace(SMALL, loss="l2+l1"), replace(SMALL, target="vad")):
+        with pytest.raises(ValueError, match="Recipe small: loss .* does not fit the target"):
+            training.loss_function(wrong, targets)
+
+
+def test_regression_run_records_targets_from_the_votes(tmp_path):
+    faces = made_up_faces()
+    votes = faces.frame[list(VOTE_COLUMNS)].to_numpy().copy()
+    votes[5], votes[-1] = 0, 0
+    votes[5, 9] = votes[-1, 9] = 10  # not a face: no target
+    frame = faces.frame.assign(**dict(zip(VOTE_COLUMNS, votes.T)))
+    faces = FaceTable(images=faces.images, frame=frame, classes=faces.classes, name=faces.name)
+    recipe = replace(SMALL, target="va", loss="l2+l1", keep="best", flip_at_test=True)
+    learn = training.make_learner(recipe, faces.split("train"), faces.split("valid"), torch.device("cpu"))
+    assert len(learn.dls.train.images) == len(faces.split("train")) - 1
+    done = fit(recipe, "cpu", faces=faces, out=tmp_path, report=silent)
+    table = pd.read_parquet(done.path / "predictions.parquet").set_index("row")
+    assert [c for c in table if "val" in c or "dom" in c] == ["valence", "true_valence"] and table.arousal.notna().all()
+    counts = frame.set_index("row").loc[table.index, list(VOTE_COLUMNS)].to_numpy()[:, :8].astype(float)
+    with np.errstate(invalid="ignore"):
+        truth = counts @ NORMS["anew"].mean[:, :2] / counts.sum(1, keepdims=True)
+    assert np.allclose(table[["true_valence", "true_arousal"]], truth, equal_nan=True, atol=1e-5) and np.isnan(truth[-1]).all()
+    assert "valid_mse" in pd.read_csv(done.path / "history.csv")
+    with pytest.raises(ValueError, match="there are no norms 'nobody'; use one of anew"):
+        fit(replace(recipe, norms="nobody"), "cpu", faces=faces, out=tmp_path, report=silent)
+
+
+def test_normalise_makes_three_channels_of_one():
+    x = torch.rand(2, 1, 3, 3)
+    out = training.normalise(x, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert out.shape == (2, 3, 3, 3) and torch.allclose(out[:, 2], (x[:, 0] - 3) / 6)
+    assert torch.allclose(training.normalise(x, 0.5, 2.0), (x - 0.5) / 2)

@@ -1,0 +1,343 @@
+"""From any picture to a table of faces; recall over resampled people; the network as one ONNX file."""
+import io
+import json
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from test_training import SMALL
+
+from fer_book import cli, predict, training
+from fer_book.datasets import DataError, DataMissing
+from fer_book.emotions import FER2013_EMOTIONS, VAD
+from fer_book.predict import Predictor, crop_faces, draw_table, find_faces, frames, read_image, read_source, recall_draws
+from fer_book.training import TrainedModel, as_tensor
+
+PORTRAIT = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # US Navy, public domain
+
+
+def made_up_model(in_channels: int = 1, **settings) -> TrainedModel:
+    recipe = training.replace(SMALL, **{"flip_at_test": True, **settings}, profiles={})
+    torch.manual_seed(0)
+    return TrainedModel(training.build_model(recipe, len(recipe.outputs) or 7, in_channels).eval(), recipe, FER2013_EMOTIONS, 128.0, 60.0, in_channels)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor(made_up_model())
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    """A photograph with one face, 256 x 300."""
+    return np.asarray(Image.open(PORTRAIT).convert("RGB").resize((256, 300)))
+
+
+@pytest.fixture(scope="module")
+def boxes(portrait) -> np.ndarray:
+    return find_faces(portrait)[0]
+
+
+@pytest.fixture(scope="module")
+def face(portrait, boxes) -> np.ndarray:
+    return crop_faces(portrait, boxes, 100, margin=1.5)[0]
+
+
+def overlap(a, b) -> float:
+    """Intersection over union of two boxes x, y, width, height."""
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(np.add(a[:2], a[2:]), np.add(b[:2], b[2:]))
+    shared = np.prod(np.clip(high - low, 0, None))
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def saved(image: Image.Image, kind: str, **how) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return Image.open(buffer)
+
+
+def test_faces_at_known_places_are_found(face):
+    scene = cv2.GaussianBlur(np.random.default_rng(0).integers(60, 180, (300, 480, 3), dtype=np.uint8), (0, 0), 20)
+    places = [(20, 30, 100), (180, 150, 130), (350, 20, 110)]
+    for x, y, side in places:
+        scene[y:y + side, x:x + side] = cv2.resize(face, (side, side))
+    found, windows = find_faces(scene)
+    inner = [(x + side / 6, y + side / 6, side / 1.5, side / 1.5) for x, y, side in places]
+    assert len(found) == 3 and (windows > 10).all()
+    assert all(overlap(a, b) > 0.6 for a, b in zip(found, inner))
+
+
+def test_profiles_left_and_right_are_one_face_each():
+    found = predict._apart(np.array([[10, 10, 40, 40], [12, 12, 38, 38], [15, 15, 20, 20], [60, 10, 40, 40], [45, 10, 40, 40]], float))
+    assert found == [0, 3]
+
+
+@pytest.mark.parametrize("picture", [np.full((90, 120), 130, np.uint8), *load_sample_images().images], ids=["wall", "temple", "flower"])
+def test_no_face_is_an_empty_table(predictor, picture):
+    table = predictor(picture)
+    assert table.empty and list(table) == predictor.columns
+
+
+def test_boxes_are_in_pixels_of_the_original(portrait, boxes):
+    small, scale = boxes[0], 4
+    large = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    [found], _ = find_faces(large)
+    assert max(large.shape) == 1200 and overlap(found / scale, small) > 0.85
+
+
+def test_eight_orientations_give_the_same_boxes(portrait, boxes):
+    undo = {1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}
+    for flag, move in undo.items():  # the stored pixels are the upright ones, moved; the flag says how to move them back
+        exif = Image.Exif()
+        exif[0x0112] = flag
+        upright = Image.fromarray(portrait)
+        stored = upright if move is None else upright.transpose(Image.Transpose[move])
+        image = read_image(saved(stored, "PNG", exif=exif))
+        assert np.array_equal(image, portrait), f"orientation {flag}"
+    assert len(boxes) == 1
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgb", "rgba", "grey+alpha", "palette", "cmyk", "16-bit grey", "12-bit in 16", "animation", "array 16-bit", "array rgba",
+                                  "array float", "array one channel", "array bool"])
+def test_every_kind_of_picture(kind, portrait):
+    image, grey = Image.fromarray(portrait), cv2.cvtColor(portrait, cv2.COLOR_RGB2GRAY)
+    opaque = np.full(grey.shape, 255, np.uint8)
+    source, expected, off = {
+        "grey": lambda: (saved(image.convert("L"), "PNG"), grey, 1),
+        "rgb": lambda: (saved(image, "PNG"), portrait, 0),
+        "rgba": lambda: (saved(image.convert("RGBA"), "PNG"), portrait, 0),
+        "grey+alpha": lambda: (saved(image.convert("LA"), "PNG"), grey, 1),
+        "palette": lambda: (saved(image.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"), portrait, 70),
+        "cmyk": lambda: (saved(image.convert("CMYK"), "JPEG", quality=95), portrait, 70),
+        "16-bit grey": lambda: (saved(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"), grey, 1),
+        "12-bit in 16": lambda: (saved(Image.fromarray(grey.astype(np.uint16) * 16), "PNG"), grey, 1),
+        "animation": lambda: (saved(image, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)]), portrait, 90),
+        "array 16-bit": lambda: (portrait.astype(np.uint16) * 257, portrait, 0),
+        "array rgba": lambda: (np.dstack([portrait, opaque]), portrait, 0),
+        "array float": lambda: (portrait / 255, portrait, 0),
+        "array one channel": lambda: (grey[..., None], grey, 1),
+        "array bool": lambda: (grey > 128, np.where(grey > 128, 255, 0), 0),
+    }[kind]()
+    got = read_image(source)
+    expected = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, 2)
+    assert got.shape == portrait.shape and got.dtype == np.uint8
+    difference = np.abs(got.astype(int) - expected)
+    assert difference.max() <= off and difference.mean() <= (6 if off > 1 else off)
+
+
+def test_what_is_transparent_is_white():
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = 10, 20, 30, 255
+    assert read_image(pixels)[0, 0].tolist() == [10, 20, 30] and (read_image(pixels)[1] == 255).all()
+
+
+def test_crop_is_the_box_and_repeats_the_edge():
+    image = np.arange(100, dtype=np.uint8).reshape(10, 10)[..., None].repeat(3, 2)
+    inside, corner = crop_faces(image, np.array([[2, 3, 4, 4], [-2, -2, 4, 4]]), 4, margin=1.0)[..., 0]
+    assert np.array_equal(inside, image[3:7, 2:6, 0])
+    assert corner.tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1], [10, 10, 10, 11]]
+
+
+def test_a_face_alone_and_in_a_batch_is_the_same(predictor):
+    faces = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), dtype=np.uint8)
+    together = predictor.classify(faces)
+    alone = pd.concat([predictor.classify(faces[i:i + 1]) for i in range(20)], ignore_index=True)
+    assert (together["emotion"] == alone["emotion"]).all()
+    assert np.abs(together.iloc[:, 1:].to_numpy() - alone.iloc[:, 1:].to_numpy()).max() < 1e-6
+
+
+def test_table_holds_what_the_network_says_of_the_crop(predictor, portrait, boxes):
+    [row] = predictor(portrait).to_dict("records")
+    grey = cv2.cvtColor(crop_faces(portrait, boxes)[0], cv2.COLOR_RGB2GRAY)
+    p = predictor.trained(grey[None])[0]
+    assert [row["x"], row["y"], row["width"], row["height"]] == boxes[0].tolist()
+    assert np.allclose([row[f"p_{c}"] for c in FER2013_EMOTIONS], p, atol=1e-6) and row["emotion"] == FER2013_EMOTIONS[p.argmax()]
+
+
+def test_without_detection_the_picture_is_the_face(predictor):
+    grey = np.random.default_rng(1).integers(0, 256, (48, 48), dtype=np.uint8)
+    [row] = Predictor(predictor.trained, detect=False)(grey).to_dict("records")
+    assert [row["x"], row["y"], row["width"], row["height"]] == [0, 0, 48, 48] and pd.isna(row["windows"])
+    assert np.allclose([row[f"p_{c}"] for c in FER2013_EMOTIONS], predictor.trained(grey[None])[0], atol=1e-6)
+
+
+def test_a_network_for_colour_sees_colour():
+    trained = made_up_model(in_channels=3)
+    faces = np.random.default_rng(2).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
+    assert np.allclose(Predictor(trained).classify(faces).iloc[:, 1:], trained(faces), atol=1e-6)
+
+
+def test_a_network_of_dimensions_gives_dimensions(portrait):
+    table = Predictor(made_up_model(target="vad", loss="l2+l1"))(portrait)
+    assert list(table) == ["x", "y", "width", "height", "windows", *VAD] and len(table) == 1
+    assert draw_table(portrait, table).shape == portrait.shape
+
+
+def test_drawing_leaves_the_picture_alone(predictor, portrait):
+    before, table = portrait.copy(), predictor(portrait)
+    drawn = draw_table(portrait, table)
+    assert np.array_equal(portrait, before)
+    x, y, w, h = table.loc[0, ["x", "y", "width", "height"]]
+    assert (drawn[y + h, x:x + w] == drawn[y + h, x]).all() and not np.array_equal(drawn, portrait)
+
+
+def film(path: Path, pictures: list[np.ndarray], rate: int = 10) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*("mp4v" if path.suffix == ".mp4" else "MJPG")), rate, pictures[0].shape[1::-1])
+    for picture in pictures:
+        writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "clip.mp4"])
+def test_video_is_sampled_in_time(name, tmp_path):
+    shades = [np.full((48, 64, 3), 10 * k, np.uint8) for k in range(20)]
+    sampled = list(frames(film(tmp_path / name, shades), every=0.5))
+    assert np.allclose([at for at, _ in sampled], [0, 0.5, 1, 1.5], atol=0.01)
+    assert np.allclose([image.mean() for _, image in sampled], [0, 50, 100, 150], atol=4)
+
+
+def test_video_has_a_row_per_face_and_frame(predictor, portrait, boxes, tmp_path):
+    clip = film(tmp_path / "clip.avi", [portrait] * 6 + [np.zeros_like(portrait)] * 6)
+    read = list(read_source(predictor, clip, every=0.6))
+    assert [len(table) for *_, table in read] == [1, 0]
+    assert overlap(read[0][2].loc[0, ["x", "y", "width", "height"]].to_numpy(int), boxes[0]) > 0.8
+
+
+def test_recall_draws_by_hand():
+    y_true, y_pred = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    draws = recall_draws(y_true, y_pred, np.array(["a", "a", "b", "b"]), n_classes=3, n_resamples=4000)
+    assert np.allclose(draws[0], [2 / 3, 1, np.nan], equal_nan=True)
+    values, counts = np.unique(draws[1:, 0], return_counts=True)  # a twice, one of each, b twice: 1/4, 1/2, 1/4 of the resamples
+    assert np.allclose(values, [0, 2 / 3, 1]) and np.allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+
+
+def test_people_make_wider_intervals_than_pictures():
+    rng = np.random.default_rng(0)
+    subject = np.arange(400) // 50
+    right = rng.random(8)[subject] > rng.random(400)
+    y_true, y_pred = np.zeros(400, int), np.where(right, 0, 1)
+    spread = [np.std(recall_draws(y_true, y_pred, who)[1:, 0]) for who in (subject, np.arange(400))]
+    assert spread[0] > 2 * spread[1]
+
+
+def test_rare_fall_more_knows_the_sign():
+    counts = np.array([5, 400, 50, 1, 100])
+    fall = np.array([[0.3, 0.1, 0.2, np.nan, 0.1]]) + np.vstack([np.zeros((1, 5)), np.random.default_rng(0).normal(0, 0.01, (500, 5))])
+    told = predict.rare_fall_more(fall, counts)
+    assert np.isclose(told.value, (0.3 + 0.2) / 2 - (0.1 + 0.1) / 2) and 0 < told.low < told.value < told.high and told.p < 0.01
+    assert predict.rare_fall_more(-fall, counts).high < 0
+
+
+def test_best_model_is_best_on_public_test():
+    scores = {}
+    for path in (ROOT / "models").glob("*.safetensors"):
+        about = json.loads((ROOT / "results" / path.stem / "run.json").read_text())
+        part = pd.read_parquet(ROOT / "results" / path.stem / "predictions.parquet").query("split == 'valid'")
+        if about["data"]["name"] == "fer2013" and "p_anger" in part:
+            scores[path.stem] = (part[[f"p_{c}" for c in FER2013_EMOTIONS]].to_numpy().argmax(1) == part["emotion"]).mean()
+    assert predict.best_model(ROOT) == max(scores, key=scores.get)
+
+
+def test_without_a_network_it_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_BOOK_HOME", str(tmp_path))
+    with pytest.raises(DataMissing, match="no trained network is there; install the book from a checkout"):
+        Predictor()
+
+
+@pytest.fixture(scope="module")
+def exported(predictor, tmp_path_factory) -> Path:
+    return predict.to_onnx(predictor.trained, tmp_path_factory.mktemp("onnx") / "network.onnx")
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_onnx_equals_pytorch(n, exported, predictor):
+    faces = np.random.default_rng(n).integers(0, 256, (n, 48, 48), dtype=np.uint8)
+    answers = predict.onnx_session(exported)(as_tensor(faces, SMALL.size).numpy())
+    assert np.abs(answers - predictor.trained(faces)).max() < 1e-4
+    assert [p.name for p in exported.parent.iterdir()] == ["network.onnx"]
+
+
+@pytest.mark.parametrize("settings", [{"target": "va", "loss": "l2+l1"}, {"flip_at_test": False}, {"in_channels": 3}])
+def test_what_is_exported_equals_the_trained_model(settings):
+    trained = made_up_model(**settings)
+    faces = np.random.default_rng(0).integers(0, 256, (5, 16, 16) + (3,) * (trained.in_channels == 3), dtype=np.uint8)
+    with torch.inference_mode():
+        answers = predict._Whole(trained)(as_tensor(faces, 16)).numpy()
+    assert np.abs(answers - trained(faces)).max() < 1e-6
+
+
+def test_bench_measures_both(exported, predictor):
+    table = predict.bench_predict(predictor.trained, exported, batches=1, singles=3, rounds=1)
+    assert {"PyTorch", "ONNX Runtime"} <= set(table.index) and (table > 0).all(axis=None)
+    assert (table["ms, median"] <= table["ms, 90th percentile"]).all()
+
+
+@pytest.fixture
+def folder(tmp_path, portrait, monkeypatch) -> Path:
+    """A photograph, one below, a wall, a text that is called .jpg, and a hidden file; a made-up network answers."""
+    monkeypatch.setattr("fer_book.predict.load_model", lambda run_id: made_up_model())
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    Image.fromarray(portrait).save(photos / "a.png")
+    Image.fromarray(portrait).save(photos / "more" / "b.webp", lossless=True)
+    Image.new("L", (80, 80), 128).save(photos / "wall.png")
+    (photos / "notes.jpg").write_text("not a picture")
+    (photos / ".hidden").write_text("")
+    return photos
+
+
+def test_folder_goes_on_after_a_bad_file(folder, capsys, tmp_path):
+    assert cli.main(["predict", str(folder), "--json", "--save-image", str(tmp_path / "marked")]) == 1
+    told = capsys.readouterr()
+    rows = json.loads(told.out)
+    assert [Path(r["file"]).name for r in rows] == ["a.png", "b.webp"] and rows[0]["seconds"] is None
+    assert {k: v for k, v in rows[0].items() if k != "file"} == {k: v for k, v in rows[1].items() if k != "file"}
+    assert "notes.jpg: not a readable picture" in told.err and "wall.png: no face found" in told.err and "1 of 4 files" in told.err
+    marked = sorted(str(p.relative_to(tmp_path / "marked")) for p in (tmp_path / "marked").rglob("*") if p.is_file())
+    assert marked == ["a.png", "more/b.webp.png", "wall.png"]
+
+
+def test_photo_as_csv_and_as_table(folder, capsys):
+    assert cli.main(["predict", str(folder / "a.png"), "--csv"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(table)[:7] == ["file", "seconds", "x", "y", "width", "height", "windows"] and len(table) == 1
+    assert cli.main(["predict", str(folder / "wall.png"), "--cropped"]) == 0
+    assert "emotion" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("source", "more", "sentence"), [
+    ("notes.jpg", [], "notes.jpg: not a readable picture"),
+    ("gone.jpg", [], "gone.jpg: there is no such file; check the path"),
+    ("more/empty", [], "there is no file in this folder"),
+    ("a.png", ["--save-image", "a.png"], "is the picture itself; give --save-image another place"),
+    ("", ["--save-image", "one.png"], "one.png is one file, but"),
+])
+def test_what_cannot_be_read_is_one_sentence(source, more, sentence, folder, capsys, monkeypatch):
+    (folder / "more" / "empty").mkdir()
+    monkeypatch.chdir(folder)
+    assert cli.main(["predict", str(folder / source), *more]) == 1
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_webcam_without_a_camera(monkeypatch, folder, capsys):
+    monkeypatch.setattr(cv2.VideoCapture, "grab", lambda film: False, raising=False) if Path("/dev/video0").exists() else None
+    assert cli.main(["predict", "webcam"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "fer-book: webcam: no camera answers; connect one, or give a photo, a folder or a video"
+
+
+def test_truncated_picture_and_zero_bytes(tmp_path, portrait):
+    whole = tmp_path / "a.jpg"
+    Image.fromarray(portrait).save(whole)
+    (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[:4000])
+    (tmp_path / "empty.jpg").touch()
+    for name in ("half.jpg", "empty.jpg"):
+        with pytest.raises(DataError, match=f"{name}: not a readable picture .*; replace or remove it"):
+            read_image(tmp_path / name)
