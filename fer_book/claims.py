@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,8 +27,8 @@ __all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTE
            'rest_of_count', 'rated_count', 'norm', 'mean_sd_of_norms', 'same_as', 'difference', 'count_above', 'quoted',
            'resnet18_convolutions', 'inception_parameters', 'find_checks', 'recompute', 'agrees', 'Run', 'read_run',
            'read_runs', 'check_labels', 'judge', 'judge_order', 'class_recall', 'Metric', 'score', 'compare',
-           'find_groups', 'other_spread', 'another_quantity', 'differences', 'score_of', 'verdicts', 'to_json',
-           'readable', 'count_verdicts', 'scoreboard']
+           'soft_vote', 'ensembles', 'find_groups', 'other_spread', 'another_quantity', 'differences', 'score_of',
+           'verdicts', 'to_json', 'readable', 'count_verdicts', 'scoreboard']
 
 # %% ../chapters/06_claims.ipynb #errors
 class ClaimError(ValueError):
@@ -54,7 +54,7 @@ class Claim:
 
     `paper_value` is in `unit` ("%" and "points" are a hundred times the metric), printed with `decimals` decimals. `recipe`
     names the recipes that answer a measured row, the most faithful first, split by ";" ("*" stands for any ending), or
-    "a > b" for an ordering ("a; c > b; d": a against b, and c against d). `check` is the call that re-computes an arithmetic row.
+    "a > b" for an ordering ("a; c > b; d": a against b, and c against d); "a + b" is the soft vote of two recipes. `check` is the call that re-computes an arithmetic row.
     """
 
     id: str
@@ -495,6 +495,32 @@ def compare(a: list[Run], b: list[Run], claim: Claim, leaks: bool = True) -> met
     *interval, p = metrics.paired_bootstrap(METRICS[claim.metric].function, y_true, of_a, of_b)
     return metrics.Difference(*(claim.scale * v for v in interval), p)
 
+# %% ../chapters/06_claims.ipynb #soft-vote
+def soft_vote(members: list[Run]) -> Run:
+    """The ensemble whose probabilities are the mean of the members' (*Emotions Classification*, 3.3), as a run.
+
+    ClaimError unless all predict the same images with the same labels and classes.
+    """
+    tables = [run.part("valid+test") for run in members]
+    columns = [c for c in tables[0] if c.startswith("p_")]
+    for run, table in zip(members, tables):
+        if not table.reindex(columns=["row", "emotion", *columns]).notna().all(axis=None) or not np.array_equal(
+                table[["row", "emotion"]], tables[0][["row", "emotion"]]):
+            raise ClaimError(f"Runs {members[0].id} and {run.id} cannot be averaged: they predict other images, labels or classes.")
+    mean = np.mean([table[columns].to_numpy(np.float64) for table in tables], axis=0)
+    join = lambda key: " + ".join(getattr(run, key) for run in members)
+    return replace(members[0], id=join("id"), recipe=join("recipe"), settings=join("settings"), major=any(run.major for run in members),
+                   differs=tuple(f"{run.recipe}: {d}" for run in members for d in run.differs), finished=max(run.finished for run in members),
+                   predictions=tables[0].assign(**dict(zip(columns, mean.T))))
+
+
+def ensembles(runs: list[Run], names: list[str]) -> list[Run]:
+    """A soft vote for each name "a + b + c" and each profile and seed of which all the recipes a, b and c have a run that counts."""
+    by_place = {(run.recipe, run.profile, run.seed): run for run in sorted(runs, key=lambda run: (run.finished, run.id)) if run.counts}
+    places = sorted({place[1:] for place in by_place})
+    groups = ([by_place.get((part, *place)) for part in name.split(" + ")] for name in names for place in places)
+    return [soft_vote(group) for group in groups if all(group)]
+
 # %% ../chapters/06_claims.ipynb #groups
 def find_groups(runs: list[Run], patterns: list[str]) -> list[list[Run]]:
     """Runs that count, grouped where only the seed differs: the group that decides first, no run left out.
@@ -617,6 +643,7 @@ def verdicts(paper: str | None = None, home: str | Path | None = None) -> pd.Dat
     home = Path(home or project_home())
     claims, runs = read_claims(paper, home), read_runs(home / "results")
     check_labels([run for run in runs if run.counts])
+    runs += ensembles(runs, sorted({name for claim in claims for side in claim.sides for name in side if " + " in name}))
     rows = []
     for claim in claims:
         values = {other.id: other.paper_value for other in claims if other.paper == claim.paper}

@@ -88,7 +88,7 @@ def test_sums_and_differences_in_the_ledger_follow_from_its_printed_numbers():
         assert value[f"total-{split}"] == sum(v for k, v in value.items() if k.startswith(f"t1-{split}-"))
     names = {"shallow-cnn-paper": "t2-shallow-cnn", "resnet50-imagenet": "t2-resnet50", "resnet18-scratch": "t2-resnet18",
              "vgg16-scratch": "t2-vgg16-scratch", "vgg16-imagenet": "t2-vgg16-imagenet", "vgg16-vggface": "t2-vgg16-vggface",
-             "inceptionv3-scratch": "t2-inceptionv3", "average-3": "t3-average"}
+             "inceptionv3-scratch": "t2-inceptionv3", "shallow-cnn-paper + resnet18-scratch + vgg16-vggface": "t3-average"}
     orderings = [c for c in ledger.values() if c.kind == "ordering"]
     assert len(orderings) == 10
     for claim in orderings:
@@ -579,3 +579,32 @@ def test_arithmetic_of_the_dimensional_paper_holds(tmp_path):
     arithmetic = table[table["kind"] == "arithmetic"]
     assert len(arithmetic) == 14 and set(arithmetic["verdict"]) == {"holds"}
     assert set(table[table["kind"] != "arithmetic"]["verdict"]) == {"not run yet"}
+
+
+# --- ensembles -----------------------------------------------------------------------------------------------------------
+
+def test_soft_vote_adds_the_members_probabilities(tmp_path):
+    tables = {name: predictions(right, seed=k) for k, (name, right) in enumerate([("a", 0.6), ("b", 0.65), ("c", 0.7)])}
+    for name, table in tables.items():
+        for seed in (0, 1) if name != "c" else (0,):
+            write_run(tmp_path, name, table, seed=seed, differs=("small",))
+    row = verdict(tmp_path, measured(recipe="a + b + c"), measured("o", "1", "a + b + c > c", kind="ordering", unit="points")).loc["a"]
+    summed = sum(table[P].to_numpy(np.float64) for table in tables.values())
+    y = tables["a"]["emotion"].to_numpy()
+    assert row.ours == pytest.approx(100 * (summed.argmax(1) == y).mean())
+    assert row.runs == ["a-cpu-s0 + b-cpu-s0 + c-cpu-s0"] and row.differs == ["a: small", "b: small", "c: small"]  # c has no second seed
+    gain = claims.verdicts(home=tmp_path).set_index("id").loc["o"]
+    assert gain.ours == pytest.approx(100 * ((summed.argmax(1) == y).mean() - (tables["c"][P].to_numpy().argmax(1) == y).mean()))
+
+
+def test_soft_vote_waits_for_every_member(tmp_path):
+    write_run(tmp_path, "a")
+    write_run(tmp_path, "b", seed=1)
+    assert verdict(tmp_path, measured(recipe="a + b")).loc["a"].verdict == "not run yet"
+
+
+def test_soft_vote_of_other_images_is_an_error(tmp_path):
+    write_run(tmp_path, "a")
+    write_run(tmp_path, "b", predictions(images=1))
+    with pytest.raises(ClaimError, match="Runs a-cpu-s0 and b-cpu-s0 cannot be averaged: they predict other images, labels or classes"):
+        verdict(tmp_path, measured(recipe="a + b"))
