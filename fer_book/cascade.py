@@ -212,29 +212,52 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes (x, y, width, height)."""
-    sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    shared = float(np.prod(np.maximum(sides, 0)))
-    return shared / (float(np.prod(a[2:])) + float(np.prod(b[2:])) - shared)
+_SEARCH = (320, 1024)  # sides between which the picture that is searched lies
+_BORDER = 40
+_AGREE = 12  # windows; leaves and shadows get up to 10
 
 
-def detect_faces(image: np.ndarray, smallest: int = 40) -> np.ndarray:
-    """Boxes (n, 4) int of the faces in a picture: x, y, width, height in pixels, the largest first.
+def _search(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (M, 4) of frontal faces, then of profiles, and the number of windows that agree on each (M,)."""
+    profile, mirrored = _cascade("profileface"), np.ascontiguousarray(grey[:, ::-1])
+    frontal = _cascade("frontalface_alt2").detectMultiScale2(grey, 1.05, minNeighbors=_AGREE, minSize=(24, 24))
+    found = [frontal, *(profile.detectMultiScale2(side, 1.1, minNeighbors=8, minSize=(24, 24)) for side in (grey, mirrored))]
+    boxes, windows = zip(*((np.reshape(b, (-1, 4)).astype(float), np.ravel(n).astype(int)) for b, n in found))
+    boxes[2][:, 0] = grey.shape[1] - boxes[2][:, 0] - boxes[2][:, 2]
+    order = np.lexsort((-np.concatenate(windows), np.arange(3).repeat([len(n) for n in windows]) > 0))
+    return np.concatenate(boxes)[order], np.concatenate(windows)[order]
 
-    `image`: uint8 (H, W) grey or (H, W, 3) RGB. Viola-Jones, frontal, then profile facing either way (paper, 3.1); a box that overlaps an
-    earlier one by a third is the same face. `smallest`: side of the smallest face, in pixels.
+
+def _apart(boxes: np.ndarray) -> list[int]:
+    """Which of the boxes (M, 4), the best first, are faces of their own."""
+    kept: list[int] = []
+    for i, (x, y, w, h) in enumerate(boxes):
+        across = np.minimum(boxes[kept, 0] + boxes[kept, 2], x + w) - np.maximum(boxes[kept, 0], x)
+        down = np.minimum(boxes[kept, 1] + boxes[kept, 3], y + h) - np.maximum(boxes[kept, 1], y)
+        shared = across.clip(0) * down.clip(0) / np.minimum(boxes[kept, 2] * boxes[kept, 3], w * h)
+        if not (shared > 0.5).any():
+            kept.append(i)
+    return kept
+
+
+def detect_faces(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Faces in an upright picture: boxes (N, 4) int x, y, width, height in its pixels, the largest first, and (N,) agreeing windows.
+
+    `image`: uint8 (H, W) grey or (H, W, 3) RGB. Viola-Jones, frontal, then profile facing either way (paper, 3.1).
     """
-    grey, width = _grey(image), image.shape[1]
-    settings = {"scaleFactor": 1.1, "minNeighbors": 4, "minSize": (smallest, smallest)}
-    found = [np.reshape(_cascade(name).detectMultiScale(picture, **settings), (-1, 4)).astype(int)
-             for name, picture in (("frontalface_alt2", grey), ("profileface", grey), ("profileface", cv2.flip(grey, 1)))]
-    found[2][:, 0] = width - found[2][:, 0] - found[2][:, 2]
-    kept: list[np.ndarray] = []
-    for box in np.concatenate(found):
-        if all(_overlap(box, other) < 1 / 3 for other in kept):
-            kept.append(box)
-    return np.array(sorted(kept, key=lambda box: -box[2])).reshape(-1, 4)
+    height, width = image.shape[:2]
+    scale = np.clip(max(height, width), *_SEARCH) / max(height, width)
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    grey = cv2.resize(_grey(image), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    boxes, windows = _search(cv2.copyMakeBorder(grey, *[_BORDER] * 4, cv2.BORDER_REPLICATE))
+    kept = _apart(boxes)
+    boxes, windows = boxes[kept], windows[kept]
+    boxes[:, :2] -= _BORDER
+    boxes = np.rint(boxes / scale).astype(int)
+    boxes[:, 2:] = np.minimum(boxes[:, 2:], min(height, width))
+    boxes[:, :2] = np.clip(boxes[:, :2], 0, (width, height) - boxes[:, 2:])
+    order = np.argsort(-boxes[:, 2], kind="stable")
+    return boxes[order], windows[order]
 
 # %% ../chapters/12_cascade_finetuning.ipynb #eyes
 def eye_centres(image: np.ndarray, box: Sequence[int] | None = None) -> np.ndarray | None:
@@ -311,7 +334,7 @@ def prepare(image: np.ndarray, size: int = 256) -> tuple[np.ndarray, np.ndarray]
 
     A detection in which no pair of eyes is found counts as no face.
     """
-    found = [(align(image, eyes, size), box) for box in detect_faces(image) if (eyes := eye_centres(image, box)) is not None]
+    found = [(align(image, eyes, size), box) for box in detect_faces(image)[0] if (eyes := eye_centres(image, box)) is not None]
     return (np.array([face for face, _ in found], np.uint8).reshape(-1, size, size), np.array([box for _, box in found], int).reshape(-1, 4))
 
 

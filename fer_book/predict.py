@@ -21,14 +21,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from . import claims, metrics
+from .cascade import detect_faces
 from .datasets import DataError, DataMissing, project_home, write_atomic
 from .emotions import COLORS
 from .schematic import generate
 from .training import TrainedModel, load_model, normalise
 
 # %% auto #0
-__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'recall_draws', 'rare_fall_more', 'best_model', 'read_image', 'find_faces', 'crop_faces',
-           'Predictor', 'draw_table', 'frames', 'read_source', 'to_onnx', 'onnx_session', 'bench_predict']
+__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'recall_draws', 'rare_fall_more', 'best_model', 'read_image', 'crop_faces', 'Predictor',
+           'draw_table', 'frames', 'read_source', 'to_onnx', 'onnx_session', 'bench_predict']
 
 # %% ../chapters/30_in_the_wild.ipynb #draws
 def recall_draws(y_true: np.ndarray, y_pred: np.ndarray, subject: np.ndarray, n_classes: int = 7, n_resamples: int = 2000,
@@ -147,55 +148,6 @@ def read_image(source: str | Path | np.ndarray | Image.Image) -> np.ndarray:
         reason = "it is empty" if empty else "its format is none that is known" if strange else (str(e) or type(e).__name__).splitlines()[0]
         raise DataError(f"{where}: not a readable picture ({reason}); replace or remove it") from e
 
-# %% ../chapters/30_in_the_wild.ipynb #find-faces
-_SEARCH = (320, 1024)  # sides between which the picture that is searched lies
-_BORDER = 40
-_AGREE = 12  # windows; leaves and shadows get up to 10
-
-
-def _cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{name}.xml")
-
-
-def _search(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (M, 4) of frontal faces, then of profiles, and the number of windows that agree on each (M,)."""
-    profile, mirrored = _cascade("profileface"), np.ascontiguousarray(grey[:, ::-1])
-    frontal = _cascade("frontalface_alt2").detectMultiScale2(grey, 1.05, minNeighbors=_AGREE, minSize=(24, 24))
-    found = [frontal, *(profile.detectMultiScale2(side, 1.1, minNeighbors=8, minSize=(24, 24)) for side in (grey, mirrored))]
-    boxes, windows = zip(*((np.reshape(b, (-1, 4)).astype(float), np.ravel(n).astype(int)) for b, n in found))
-    boxes[2][:, 0] = grey.shape[1] - boxes[2][:, 0] - boxes[2][:, 2]
-    order = np.lexsort((-np.concatenate(windows), np.arange(3).repeat([len(n) for n in windows]) > 0))
-    return np.concatenate(boxes)[order], np.concatenate(windows)[order]
-
-
-def _apart(boxes: np.ndarray) -> list[int]:
-    """Which of the boxes (M, 4), the best first, are faces of their own."""
-    kept: list[int] = []
-    for i, (x, y, w, h) in enumerate(boxes):
-        across = np.minimum(boxes[kept, 0] + boxes[kept, 2], x + w) - np.maximum(boxes[kept, 0], x)
-        down = np.minimum(boxes[kept, 1] + boxes[kept, 3], y + h) - np.maximum(boxes[kept, 1], y)
-        shared = across.clip(0) * down.clip(0) / np.minimum(boxes[kept, 2] * boxes[kept, 3], w * h)
-        if not (shared > 0.5).any():
-            kept.append(i)
-    return kept
-
-
-def find_faces(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Faces in upright RGB (H, W, 3): boxes (N, 4) int x, y, width, height in its pixels, left to right, and (N,) agreeing windows."""
-    height, width = image.shape[:2]
-    scale = np.clip(max(height, width), *_SEARCH) / max(height, width)
-    size = max(1, round(scale * width)), max(1, round(scale * height))
-    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    boxes, windows = _search(cv2.copyMakeBorder(grey, *[_BORDER] * 4, cv2.BORDER_REPLICATE))
-    kept = _apart(boxes)
-    boxes, windows = boxes[kept], windows[kept]
-    boxes[:, :2] -= _BORDER
-    boxes = np.rint(boxes / scale).astype(int)
-    boxes[:, 2:] = np.minimum(boxes[:, 2:], min(height, width))
-    boxes[:, :2] = np.clip(boxes[:, :2], 0, (width, height) - boxes[:, 2:])
-    order = np.argsort(boxes[:, 0], kind="stable")
-    return boxes[order], windows[order]
-
 # %% ../chapters/30_in_the_wild.ipynb #crop
 MARGIN = 1.03  # side of a FER-2013 face over side of the detector's box
 
@@ -242,7 +194,9 @@ class Predictor:
     def read(self, image: np.ndarray) -> pd.DataFrame:
         """The table for upright RGB, uint8 (H, W, 3)."""
         if self.detect:
-            boxes, windows = find_faces(image)
+            boxes, windows = detect_faces(image)
+            order = np.argsort(boxes[:, 0], kind="stable")
+            boxes, windows = boxes[order], windows[order]
         else:
             side = min(image.shape[:2])
             boxes = np.array([[(image.shape[1] - side) // 2, (image.shape[0] - side) // 2, side, side]])

@@ -164,7 +164,7 @@ def test_crop_reaches_as_far_as_the_paper_says():
 def test_eyes_of_a_drawn_face_are_found_and_aligned_to_two_percent(roll):
     identity = np.random.default_rng(4).normal(0, 0.6, (1, len(schematic.IDENTITY)))
     image, truth = face(roll, identity=identity), true_eyes(roll, identity)
-    eyes = cascade.eye_centres(image, cascade.detect_faces(image)[0])
+    eyes = cascade.eye_centres(image, cascade.detect_faces(image)[0][0])
     error = np.hypot(*(eyes - truth).T) / np.hypot(*(truth[1] - truth[0]))
     assert error.max() < 0.03
     u = (eyes[1] - eyes[0]) @ [1, 1j]
@@ -180,7 +180,7 @@ def test_rotated_and_mirrored_copies_give_the_same_eyes():
     turn = cv2.getRotationMatrix2D((160, 160), 15, 1.1)
     copy = cv2.warpAffine(image, turn, (320, 320), borderMode=cv2.BORDER_REPLICATE)
     there = eyes @ turn[:, :2].T + turn[:, 2]
-    rotated = cascade.eye_centres(copy, cascade.detect_faces(copy)[0])
+    rotated = cascade.eye_centres(copy, cascade.detect_faces(copy)[0][0])
     assert np.hypot(*(rotated - there).T).max() < 0.05 * np.hypot(*(there[1] - there[0]))
 
 
@@ -188,19 +188,24 @@ def test_detection_finds_each_face_once_and_the_larger_first():
     small = cv2.resize(face(), (180, 180), interpolation=cv2.INTER_AREA)
     picture = np.full((340, 560), 85, np.uint8)
     picture[10:330, 10:330], picture[100:280, 360:540] = face(), small
-    boxes = cascade.detect_faces(picture)
+    boxes, windows = cascade.detect_faces(picture)
     centres = boxes[:, :2] + boxes[:, 2:] / 2
     assert np.allclose(centres, [[10 + 160, 10 + 160], [360 + 90, 100 + 90]], atol=30) and boxes[0, 2] > boxes[1, 2]
     colour = np.repeat(picture[..., None], 3, axis=2)
-    assert np.array_equal(cascade.detect_faces(colour), boxes)
+    assert np.array_equal(cascade.detect_faces(colour)[0], boxes) and (windows > 0).all()
     faces, kept = cascade.prepare(picture, 64)
     assert faces.shape == (2, 64, 64) and np.array_equal(kept, boxes) and np.all(faces.max((1, 2)) == 255) and np.all(faces.min((1, 2)) == 0)
+
+
+def test_profiles_left_and_right_are_one_face_each():
+    found = cascade._apart(np.array([[10, 10, 40, 40], [12, 12, 38, 38], [15, 15, 20, 20], [60, 10, 40, 40], [45, 10, 40, 40]], float))
+    assert found == [0, 3]
 
 
 def test_no_face_and_no_eyes_give_nothing():
     blank = np.full((200, 300), 90, np.uint8)
     faces, boxes = cascade.prepare(blank)
-    assert cascade.detect_faces(blank).shape == (0, 4) and faces.shape == (0, 256, 256) and boxes.shape == (0, 4)
+    assert cascade.detect_faces(blank)[0].shape == (0, 4) and faces.shape == (0, 256, 256) and boxes.shape == (0, 4)
     assert cascade.eye_centres(blank) is None
 
 

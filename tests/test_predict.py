@@ -17,7 +17,8 @@ from test_training import SMALL
 from fer_book import cli, predict, training
 from fer_book.datasets import DataError, DataMissing
 from fer_book.emotions import FER2013_EMOTIONS, VAD
-from fer_book.predict import Predictor, crop_faces, draw_table, find_faces, frames, read_image, read_source, recall_draws
+from fer_book.cascade import detect_faces
+from fer_book.predict import Predictor, crop_faces, draw_table, frames, read_image, read_source, recall_draws
 from fer_book.training import TrainedModel, as_tensor
 
 PORTRAIT = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"  # US Navy, public domain
@@ -42,7 +43,7 @@ def portrait() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def boxes(portrait) -> np.ndarray:
-    return find_faces(portrait)[0]
+    return detect_faces(portrait)[0]
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +69,11 @@ def test_faces_at_known_places_are_found(face):
     places = [(20, 30, 100), (180, 150, 130), (350, 20, 110)]
     for x, y, side in places:
         scene[y:y + side, x:x + side] = cv2.resize(face, (side, side))
-    found, windows = find_faces(scene)
+    found, windows = detect_faces(scene)
     inner = [(x + side / 6, y + side / 6, side / 1.5, side / 1.5) for x, y, side in places]
     assert len(found) == 3 and (windows > 10).all()
-    assert all(overlap(a, b) > 0.6 for a, b in zip(found, inner))
-
-
-def test_profiles_left_and_right_are_one_face_each():
-    found = predict._apart(np.array([[10, 10, 40, 40], [12, 12, 38, 38], [15, 15, 20, 20], [60, 10, 40, 40], [45, 10, 40, 40]], float))
-    assert found == [0, 3]
+    assert all(overlap(a, b) > 0.6 for a, b in zip(found[np.argsort(found[:, 0])], inner))
+    assert (np.diff(found[:, 2]) <= 0).all()
 
 
 @pytest.mark.parametrize("picture", [np.full((90, 120), 130, np.uint8), *load_sample_images().images], ids=["wall", "temple", "flower"])
@@ -88,7 +85,7 @@ def test_no_face_is_an_empty_table(predictor, picture):
 def test_boxes_are_in_pixels_of_the_original(portrait, boxes):
     small, scale = boxes[0], 4
     large = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-    [found], _ = find_faces(large)
+    [found], _ = detect_faces(large)
     assert max(large.shape) == 1200 and overlap(found / scale, small) > 0.85
 
 
