@@ -225,7 +225,7 @@ CHECKS: dict[str, Callable[..., float]] = {f.__name__: f for f in (
     fer2013_count, rest_of_count, rated_count, norm, mean_sd_of_norms, same_as, difference, count_above, quoted, resnet18_convolutions, inception_parameters)}
 
 
-PAPER_MODULES = {"cascade_finetuning": "cascade"}
+PAPER_MODULES = {"cascade_finetuning": "cascade", "cake": "cake"}
 "Papers whose own chapter brings further checks, as the `CHECKS` of its module."
 
 
@@ -354,9 +354,14 @@ def read_run(folder: str | Path) -> Run | None:
 
 
 def read_runs(results: str | Path) -> list[Run]:
-    """Every complete run in the folder `results`, by id; folders whose name starts with a dot are still being written."""
+    """Every complete run in the folder `results`, by id; folders whose name starts with a dot are still being written.
+
+    A folder with answers.parquet is a recorded study: its many runs, read by chapter 13, follow after the others.
+    """
     folders = sorted(p for p in Path(results).glob("[!.]*") if p.is_dir())
-    return [run for run in map(read_run, folders) if run is not None]
+    runs = [run for run in map(read_run, folders) if run is not None]
+    studies = [folder for folder in folders if (folder / "answers.parquet").exists()]
+    return runs + [run for folder in studies for run in importlib.import_module("fer_book.cake").read_study(folder)]
 
 # %% ../chapters/06_claims.ipynb #labels
 def _check_values(run: Run, faces: datasets.FaceTable) -> None:

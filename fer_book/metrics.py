@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['confusion', 'accuracy', 'mean_recall', 'macro_f1', 'rmse', 'mae', 'pearson', 'ccc', 'image_rmse',
-           'threshold_accuracy', 'smallest_threshold', 'ece', 'soft_nll', 'Interval', 'bootstrap', 'Difference',
-           'paired_bootstrap', 'McNemar', 'mcnemar']
+           'threshold_accuracy', 'smallest_threshold', 'ece', 'soft_nll', 'at_temperature', 'fit_temperature',
+           'Interval', 'bootstrap', 'Difference', 'paired_bootstrap', 'McNemar', 'mcnemar']
 
 # %% ../chapters/04_metrics.ipynb #imports
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.special import bdtr
 
 # %% ../chapters/04_metrics.ipynb #checks
@@ -259,6 +260,21 @@ def soft_nll(probs: np.ndarray, target_probs: np.ndarray) -> float:
     With one-hot targets this is the log loss. Probabilities are clipped at 2.2e-16, as in scikit-learn's `log_loss`.
     """
     return float(_log_losses(probs, target_probs).mean())
+
+# %% ../chapters/04_metrics.ipynb #temperature
+def at_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (N, C) with their logits divided by `temperature` > 0: below 1 surer, above 1 less sure, the same order."""
+    if not temperature > 0:
+        raise ValueError(f"A temperature is above 0, not {temperature}.")
+    logits = np.log(np.maximum(_probabilities(np.asarray(probs), "probs"), np.finfo(np.float64).tiny)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(probs: np.ndarray, target_probs: np.ndarray) -> float:
+    """The temperature between 0.05 and 20 at which `soft_nll` against the targets (N, C) is smallest (Guo et al. 2017, 4.2)."""
+    return float(np.exp(minimize_scalar(lambda log_t: soft_nll(at_temperature(probs, np.exp(log_t)), target_probs), bounds=np.log([0.05, 20.0]),
+                                        method="bounded").x))
 
 # %% ../chapters/04_metrics.ipynb #bootstrap
 class Interval(NamedTuple):

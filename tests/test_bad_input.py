@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from test_claims import measured, predictions, write_ledger, write_run
 from test_training import SMALL, made_up_faces, silent
 
-from fer_book import bilinear, build, cascade, claims, datasets, emotions, explain, metrics, predict, schematic, training
+from fer_book import bilinear, build, cake, cascade, claims, datasets, emotions, explain, metrics, predict, schematic, training
 from fer_book.datasets import FaceTable
 from fer_book.emotions import VOTE_COLUMNS
 
@@ -272,6 +272,15 @@ CASES = [
     ("a video that is not there", lambda t: list(predict.frames(t / "a.mp4")), r"a.mp4: there is no such file; check the path"),
     ("no network to predict with", lambda t: predict.best_model(t), r"no trained network is there; install the book from a checkout"),
     ("recalls of other lengths", lambda t: predict.recall_draws(np.zeros(3, int), np.zeros(3, int), np.zeros(2)), r"3 labels, 3 predictions and 2 subjects"),
+    ("actors too few to hold out", lambda t: cake.hold_out(datasets.load("schematic")[:3], 3), r"schematic has \d subjects?; holding out 3 needs more"),
+    ("a domain of one face", lambda t: cake.domain_weights(torch.tensor([0, 0, 1])), r"Domain 1 has one face, and 1 / log 1 is no weight; add faces"),
+    ("no face to train heads on", lambda t: cake.fit_heads(cake.CAKE(2), cake.gather(cake.draw_domains(60), lambda f: f.images[:, ::8, ::8].reshape(-1, 36) / 255)[np.zeros(180, bool)]),
+     r"There is no training face; give samples of the train split"),
+    ("spaces of other rows", lambda t: cake.canonical_correlations(np.zeros((4, 1)), np.zeros((3, 1))), r"4 and 3 rows of 1 and 1 columns: give the same rows"),
+    ("a map of five dimensions", lambda t: cake.emotion_map(cake.Heads(cake.CAKE(5), 4, [0]), 0, np.zeros(2), np.zeros(2)), r"cake-5 is no plane and no sphere"),
+    ("floats to embed", lambda t: cake.embed(np.zeros((2, 8, 8))), r"Faces are uint8 of shape \(N, H, W\) or \(N, H, W, 3\), not float64"),
+    ("no CAKE to embed with", lambda t: cake.embed(np.zeros((2, 8, 8), np.uint8), t), r"No CAKE is recorded in results/; run chapter 13 with profile=cpu"),
+    ("no emotion network", lambda t: cake.emotion_network(t), r"no trained emotion network is there; set FER_BOOK_HOME"),
     ("an unknown papermill parameter", lambda t: build.check_parameters(build.find_chapter("03"), {"profle": "smoke"}),
      r"03_datasets.ipynb has no parameter 'profle'; its parameters are profile"),
 ]

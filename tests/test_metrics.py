@@ -278,6 +278,7 @@ BAD = {
     "shapes": (lambda: m.rmse(np.zeros((3, 2)), np.zeros(3)), "differ: give one value per image and dimension"),
     "sum-to-one": (lambda: m.ece(np.array([[0.5, 0.5], [0.5, 0.2]]), np.array([0, 1])), "Row 1 of probs is no probability distribution"),
     "target-classes": (lambda: m.soft_nll(np.full((2, 2), 0.5), np.full((2, 4), 0.25)), "2 predicted classes against 4"),
+    "temperature": (lambda: m.at_temperature(np.array([[0.5, 0.5]]), 0), "A temperature is above 0, not 0"),
     "no-dimensions": (lambda: m.image_rmse(Y * 1.0, P * 1.0), "Give \\(images, dimensions\\)"),
     "target": (lambda: m.smallest_threshold(np.zeros((3, 2)), np.zeros((3, 2)), 71.16), "not 71.16"),
     "no-prediction": (lambda: m.bootstrap(m.accuracy, Y), "There is no prediction to score"),
@@ -302,3 +303,16 @@ def test_threshold_metrics_are_resampled_as_by_hand():
         fast = m.bootstrap(metric, y, p, n_resamples=300, seed=3)
         slow = m.bootstrap(lambda a, b: metric(a, b), y, p, n_resamples=300, seed=3)
         assert fast == pytest.approx(slow)
+
+
+def test_temperature_is_found_and_changes_no_answer():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(4000, 5)) * 2
+    truth = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    too_sure = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)
+    assert m.fit_temperature(too_sure, truth) == pytest.approx(3, rel=1e-3)
+    cooled = m.at_temperature(too_sure, 3)
+    assert np.allclose(cooled, truth) and np.array_equal(cooled.argmax(1), too_sure.argmax(1))
+    assert np.allclose(m.at_temperature(np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]), 0.5), [[2 / 3, 1 / 6, 1 / 6], [1, 0, 0]])
+    drawn = np.array([rng.choice(5, p=row) for row in truth])
+    assert m.ece(cooled, drawn) < 0.03 < m.ece(too_sure, drawn)
