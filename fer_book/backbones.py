@@ -3,7 +3,6 @@
 # %% ../chapters/07_backbones.ipynb #imports
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import math
 from collections.abc import Callable
@@ -13,11 +12,10 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .datasets import FaceTable, cache_dir, progress, write_atomic
-from .training import as_tensor, normalise
+from .datasets import FaceTable, progress
+from .training import as_tensor, kept, normalise
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'Affine', 'add_padded', 'DlibBlock', 'DlibFaceNet', 'folded', 'DlibStream', 'read_dlib', 'package_file',
@@ -334,20 +332,13 @@ def features(faces: FaceTable, net: nn.Module, size: int, mirror: bool = False, 
     Faces are resized to `size`; `mirror` takes their mirror images. `net` needs `mean` and `sd` (see `body`); `pool` maps (N, C, h, w) to (N, K)
     and enters the cache's key by name.
     """
-    digest = hashlib.sha256(f"{faces.fingerprint} {size} {mirror} {getattr(pool, '__name__', pool)}".encode())
-    for name, value in net.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    path = cache_dir() / f"features-{digest.hexdigest()[:20]}.safetensors"
-    if path.exists():
-        return load_file(path)["features"].numpy()
-    net, parts = net.eval(), []
-    device = next(net.parameters()).device
-    with torch.inference_mode(), progress("features", len(faces)) as advance:
-        for start in range(0, len(faces), batch_size):
-            x = as_tensor(faces.images[start:start + batch_size], size).to(device).float()
-            parts.append(pool(net(normalise(x.flip(3) if mirror else x, net.mean, net.sd))).float().cpu())
-            advance(len(x))
-    table = torch.cat(parts).contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda p: save_file({"features": table}, p))
-    return table.numpy()
+    def compute() -> Tensor:
+        parts, device = [], next(net.parameters()).device
+        with torch.inference_mode(), progress("features", len(faces)) as advance:
+            for start in range(0, len(faces), batch_size):
+                x = as_tensor(faces.images[start:start + batch_size], size).to(device).float()
+                parts.append(pool(net.eval()(normalise(x.flip(3) if mirror else x, net.mean, net.sd))).float().cpu())
+                advance(len(x))
+        return torch.cat(parts)
+
+    return kept(f"{faces.fingerprint} {size} {mirror} {getattr(pool, '__name__', pool)}", net, compute).numpy()

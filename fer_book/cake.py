@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -28,28 +27,20 @@ from .emotions import FER2013_EMOTIONS, VAD, votes_to_vad
 from .training import Fit, Recipe, TrainedModel, cutout, describe_run, load_model, thin, write_run
 
 # %% auto #0
-__all__ = ['DOMAINS', 'N_CLASSES', 'OFFICIAL_SIZES', 'CHECKS', 'CAKE3_NORM', 'SIZES', 'SETTINGS', 'QUOTED', 'grey', 'hold_out',
+__all__ = ['DOMAINS', 'N_CLASSES', 'OFFICIAL_SIZES', 'CHECKS', 'CAKE3_NORM', 'SIZES', 'SETTINGS', 'QUOTED', 'hold_out',
            'with_test', 'load_domains', 'draw_domains', 'class_weights', 'domain_weights', 'multi_domain_loss',
            'official_size', 'share_of', 'Setting', 'CAKE', 'AV', 'Heads', 'Samples', 'cut', 'gather', 'predict_vad',
            'Plan', 'multi_domain_weights', 'fit_heads', 'labels_of', 'confusions', 'scores', 'multi_domain_f1',
-           'Penultimate', 'Source', 'emotion_network', 'emotion_source', 'face_source', 'canonical_correlations',
-           'residual', 'multiple_correlation', 'spare_variate', 'compare_spaces', 'class_centres',
-           'angles_around_neutral', 'cyclic_agreement', 'cyclic_p', 'procrustes_distance', 'map_facts', 'shuffled',
-           'from_crowd', 'crowd_settings', 'study_crowd', 'study_spaces', 'study_maps', 'label_quality',
-           'study_aligned', 'Study', 'study', 'study_recipe', 'record', 'small', 'recorded', 'read_heads', 'read_study',
-           'embed', 'emotion_map']
+           'Penultimate', 'Source', 'emotion_source', 'face_source', 'canonical_correlations', 'residual',
+           'multiple_correlation', 'spare_variate', 'compare_spaces', 'class_centres', 'angles_around_neutral',
+           'cyclic_agreement', 'cyclic_p', 'procrustes_distance', 'map_facts', 'shuffled', 'with_votes', 'from_crowd',
+           'crowd_settings', 'study_crowd', 'study_spaces', 'study_maps', 'label_quality', 'study_aligned', 'Study',
+           'study', 'study_recipe', 'record', 'recorded', 'read_heads', 'read_study', 'embed', 'emotion_map']
 
 # %% ../chapters/13_cake.ipynb #domains
 DOMAINS = ("fer2013", "faces_news", "faces_film")
 "The three data sets: large, medium and small, in the places of AffectNet, RAF-DB and SFEW."
 N_CLASSES = len(FER2013_EMOTIONS)
-
-
-def grey(faces: FaceTable) -> FaceTable:
-    """The same faces without colour."""
-    if faces.images.ndim == 3:
-        return faces
-    return replace(faces, images=np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in faces.images]))
 
 
 def hold_out(faces: FaceTable, n: int = 3) -> FaceTable:
@@ -79,7 +70,7 @@ def with_test(faces: FaceTable) -> FaceTable:
 
 def load_domains(n: int | None = None) -> dict[str, FaceTable]:
     """The tables of `DOMAINS`, grey, at most `n` faces of each; DataMissing if one is not in the data folder."""
-    return {name: thin(grey(datasets.load(name)), n) for name in DOMAINS}
+    return {name: thin(datasets.load(name).grey(), n) for name in DOMAINS}
 
 
 def draw_domains(n: int) -> dict[str, FaceTable]:
@@ -379,22 +370,9 @@ class Source:
     embed: Callable[[FaceTable], np.ndarray]
 
 
-def emotion_network(home: Path | None = None) -> str:
-    """The run id of the emotion network in `models/` that is best on PublicTest; DataMissing if there is none."""
-    home, accuracy = Path(home or project_home()), {}
-    for path in sorted((home / "models").glob("*.safetensors")):
-        run = claims.read_run(home / "results" / path.stem) if (home / "results" / path.stem).is_dir() else None
-        if run is not None and run.dataset == "fer2013" and "valence" not in run.predictions:
-            part = run.part("valid")
-            accuracy[path.stem] = metrics.accuracy(part["emotion"].to_numpy(), part.filter(regex="^p_").to_numpy().argmax(1))
-    if not accuracy:
-        raise DataMissing(f"{home / 'models'}: no trained emotion network is there; set FER_BOOK_HOME to a checkout of the book.")
-    return max(accuracy, key=accuracy.get)
-
-
 def emotion_source(home: Path | None = None, run_id: str | None = None) -> Source:
-    """Features before the last layer of the emotion network `run_id`, by default `emotion_network`."""
-    run_id = run_id or emotion_network(home)
+    """Features before the last layer of the emotion network `run_id`, by default `claims.best_model`."""
+    run_id = run_id or claims.best_model(home)
     trained = load_model(run_id, home)
     net = Penultimate(trained).to("cuda" if torch.cuda.is_available() else "cpu")
     return Source("emotion", run_id, lambda faces: features(faces, net, trained.recipe.size))
@@ -517,9 +495,14 @@ def shuffled(samples: Samples, seed: int = 0) -> Samples:
     return replace(samples, y=torch.from_numpy(y))
 
 
+def with_votes(samples: Samples) -> Samples:
+    """FER-2013's faces that have votes."""
+    return samples[((samples.frame["dataset"] == DOMAINS[0]) & samples.frame["valence"].notna()).to_numpy()]
+
+
 def from_crowd(samples: Samples) -> Samples:
     """FER-2013's faces that have votes, with the crowd's own valence, arousal and dominance as given dimensions (2.1)."""
-    some = samples[(samples.frame["dataset"] == DOMAINS[0]).to_numpy() & samples.frame["valence"].notna().to_numpy()]
+    some = with_votes(samples)
     return replace(some, given=some.vad)
 
 
@@ -565,7 +548,7 @@ def study_spaces(train: Samples, test: Samples, heads: Heads, seeds: Sequence[in
 
 def study_maps(test: Samples, heads: Mapping[str, Heads], seeds: Sequence[int]) -> pd.DataFrame:
     """`map_facts` of CAKE-2 and AV in every run, on FER-2013's test faces with votes."""
-    test, rows = test[(test.frame["dataset"] == DOMAINS[0]).to_numpy() & test.frame["valence"].notna().to_numpy()], []
+    test, rows = with_votes(test), []
     vad, y = test.vad.numpy().astype(np.float64), test.y.numpy()
     for name in ("cake-2", "av"):
         z = heads[name].embed(test.x, test.given).numpy().astype(np.float64)
@@ -594,8 +577,7 @@ def study_aligned(train: Samples, test: Samples, seeds: Sequence[int], plan: Pla
     for strength, setting in [*((s, CAKE(3)) for s in strengths), (math.inf, Setting("predicted VAD", 0, 3))]:
         heads = fit_heads(setting, train, seeds, replace(plan, align=0.0 if math.isinf(strength) else strength))
         f1 = multi_domain_f1(scores(confusions(setting, seeds, labels_of(heads, test), test)))
-        given = test[(test.frame["dataset"] == DOMAINS[0]).to_numpy() & test.frame["valence"].notna().to_numpy()].given
-        z = heads.embed(crowd.x, given)
+        z = heads.embed(crowd.x, with_votes(test).given)
         distance = ((z - crowd.vad) ** 2).mean((1, 2)).sqrt().expand(len(seeds))
         rows += [(setting.name, strength, seed, f1["macro_f1"][r], float(distance[r])) for r, seed in enumerate(seeds)]
     return pd.DataFrame(rows, columns=["setting", "strength", "seed", "macro_f1", "distance"])
@@ -677,7 +659,7 @@ def record(source: Source, profile: str = "cpu", out: Path | None = None, tables
     copies = 4 if profile == "gpu" else 0
     samples, recipe = gather(tables, source.embed, copies), study_recipe(source, plan, seeds, settings, copies)
     found = study(samples, seeds, plan, settings, sizes, report)
-    run_id = f"{recipe.name}-{profile}-s0-{recipe.hash}"
+    run_id = recipe.run_id(profile, 0)
     done = Fit(run_id, Path(out or project_home() / "results") / run_id, True, found.history)
     first = samples[((samples.frame["dataset"] == DOMAINS[0]) & samples.frame["split"].isin(["valid", "test"])).to_numpy()]
     p = found.heads["cake-3"](first.x, first.given)[:, :, 0].softmax(2).mean(0).numpy()
@@ -686,17 +668,12 @@ def record(source: Source, profile: str = "cpu", out: Path | None = None, tables
     description = describe_run(done, recipe, profile, 0, tables[DOMAINS[0]], sizes_of, torch.device("cpu"))
     description["domains"] = {name: {"name": faces.name, "fingerprint": faces.fingerprint} for name, faces in tables.items()}
     write_run(done, description, predictions)
-    for name, table in (found.tables | {"answers": found.answers, "confusions": small(found.confusions)}).items():
+    for name, table in (found.tables | {"answers": found.answers, "confusions": found.confusions}).items():
         datasets.write_atomic(done.path / f"{name}.parquet", lambda path: table.to_parquet(path, index=False, compression="zstd"))
     weights = {f"{name}/{k}": v.half().contiguous() for name, heads in found.heads.items() if heads.setting.dim <= 3 for k, v in heads.state_dict().items()}
     weights |= {"mean": samples.mean, "sd": samples.sd}
     datasets.write_atomic(done.path / "heads.safetensors", lambda path: save_file(weights, path))
     return done.path
-
-
-def small(table: pd.DataFrame) -> pd.DataFrame:
-    """The counts of `confusions` as 16-bit integers."""
-    return table.astype({c: np.int16 for c in table.filter(regex="^n_")})
 
 # %% ../chapters/13_cake.ipynb #read
 def recorded(home: Path | None = None) -> dict[str, Path]:
@@ -754,7 +731,7 @@ def embed(images: np.ndarray, home: Path | None = None) -> np.ndarray:
     heads, mean, sd = read_heads(folder)
     if not len(images):
         return np.zeros((0, 3), np.float32)
-    x = torch.from_numpy(emotion_source(home, network).embed(grey(FaceTable(images, frame, FER2013_EMOTIONS, "faces"))))
+    x = torch.from_numpy(emotion_source(home, network).embed(FaceTable(images, frame, FER2013_EMOTIONS, "faces").grey()))
     return heads["cake-3"].embed((x - mean) / sd, torch.zeros(len(x), 0))[0].numpy()
 
 # %% ../chapters/13_cake.ipynb #maps-code

@@ -208,10 +208,6 @@ def _cascade(name: str) -> cv2.CascadeClassifier:
     return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml"))
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
-    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-
-
 _SEARCH = (320, 1024)  # sides between which the picture that is searched lies
 _BORDER = 40
 _AGREE = 12  # windows; leaves and shadows get up to 10
@@ -248,7 +244,7 @@ def detect_faces(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     height, width = image.shape[:2]
     scale = np.clip(max(height, width), *_SEARCH) / max(height, width)
     size = max(1, round(scale * width)), max(1, round(scale * height))
-    grey = cv2.resize(_grey(image), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    grey = cv2.resize(datasets.grey(image), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     boxes, windows = _search(cv2.copyMakeBorder(grey, *[_BORDER] * 4, cv2.BORDER_REPLICATE))
     kept = _apart(boxes)
     boxes, windows = boxes[kept], windows[kept]
@@ -269,7 +265,7 @@ def eye_centres(image: np.ndarray, box: Sequence[int] | None = None) -> np.ndarr
     """
     x, y, w, h = (0, 0, image.shape[1], image.shape[0]) if box is None else box
     scale = 256 / w
-    upper = cv2.resize(_grey(image)[y : y + int(0.65 * h), x : x + w], None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    upper = cv2.resize(datasets.grey(image)[y : y + int(0.65 * h), x : x + w], None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     found, mirrored = _eye_pair(upper), _eye_pair(cv2.flip(upper, 1))
     if mirrored is not None:
         mirrored = mirrored[::-1] * [-1, 1] + [upper.shape[1] - 1, 0]
@@ -316,7 +312,7 @@ def align(image: np.ndarray, eyes: np.ndarray, size: int = 256) -> np.ndarray:
     `image`: uint8 (H, W) or (H, W, 3) RGB. `eyes`: (2, 2) x and y of the eye centres in pixels, left in the picture first; pixel
     centres have whole coordinates. Beyond the picture its border pixels are repeated. ValueError if the eyes are one point.
     """
-    grey, eyes = _grey(image), np.asarray(eyes, float)
+    grey, eyes = datasets.grey(image), np.asarray(eyes, float)
     distance = float(np.hypot(*(eyes[1] - eyes[0])))
     if distance < 1:
         raise ValueError("The eye centres are less than one pixel apart; give two different points.")
@@ -344,7 +340,7 @@ def prepare_crops(faces: FaceTable, size: int = 256) -> tuple[FaceTable, np.ndar
     The images of `faces` are faces already; where no pair of eyes is found the whole image is scaled and stretched instead.
     """
     eyes = [eye_centres(image) for image in faces.images]
-    images = [min_max(cv2.resize(_grey(image), (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR))
+    images = [min_max(cv2.resize(datasets.grey(image), (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR))
               if found is None else align(image, found, size) for image, found in zip(faces.images, eyes)]
     return replace(faces, images=np.array(images)), np.array([found is not None for found in eyes])
 
@@ -451,7 +447,7 @@ def combine(many: FaceTable, few: FaceTable, size: int = 112) -> FaceTable:
     """
     if many.classes != few.classes:
         raise ValueError(f"{many.name} and {few.name} have other classes; give both the same, in the same order.")
-    images = np.array([cv2.resize(_grey(image), (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR)
+    images = np.array([cv2.resize(datasets.grey(image), (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR)
                        for table in (many, few) for image in table.images])
     columns = ["row", "split", "emotion"]
     frames = many.frame[columns].assign(split="train"), few.frame[columns].assign(row=few.frame["row"] + many.frame["row"].max() + 1)
@@ -676,7 +672,7 @@ def record_film(source: tuple[np.ndarray, np.ndarray], film: FaceTable, x: np.nd
     y, actor, folders = film.frame["emotion"].to_numpy(), film.frame["subject"].to_numpy(), []
     for scheme, fit in schemes(*source, strength, hold).items():
         recipe = film_recipe(scheme, features, strength, hold)
-        run_id = f"{recipe.name}-{profile}-s0-{recipe.hash}"
+        run_id = recipe.run_id(profile, 0)
         done = Fit(run_id, Path(out) / run_id, True, pd.DataFrame({"epoch": [0], "seconds": [0.0]}))
         probabilities = leave_one_actor_out(fit, x, y, actor).astype(np.float32)
         predictions = film.frame[["row", "emotion"]].reset_index(drop=True).assign(split="test", leaked=False)
@@ -685,6 +681,7 @@ def record_film(source: tuple[np.ndarray, np.ndarray], film: FaceTable, x: np.nd
         write_run(done, describe_run(done, recipe, profile, 0, film, sizes, torch.device("cpu")), predictions)
         folders.append(done.path)
     return folders
+
 
 def film_study(embed: Callable[[FaceTable], np.ndarray], features: str, out: Path, profile: str = "cpu", strength: float = 1e-2,
                hold: float = 0.1) -> Path:

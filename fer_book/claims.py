@@ -26,9 +26,9 @@ __all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTE
            'METRICS', 'TARGET_SPREAD', 'ClaimError', 'Claim', 'read_ledger', 'read_claims', 'fer2013_count',
            'rest_of_count', 'rated_count', 'norm', 'mean_sd_of_norms', 'same_as', 'difference', 'count_above', 'quoted',
            'resnet18_convolutions', 'inception_parameters', 'find_checks', 'recompute', 'agrees', 'Run', 'read_run',
-           'read_runs', 'check_labels', 'judge', 'judge_order', 'class_recall', 'Metric', 'score', 'compare',
-           'soft_vote', 'ensembles', 'find_groups', 'other_spread', 'another_quantity', 'differences', 'score_of',
-           'verdicts', 'to_json', 'readable', 'count_verdicts', 'scoreboard']
+           'read_runs', 'best_model', 'check_labels', 'judge', 'judge_order', 'class_recall', 'Metric', 'score',
+           'compare', 'soft_vote', 'ensembles', 'find_groups', 'other_spread', 'another_quantity', 'differences',
+           'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts', 'scoreboard']
 
 # %% ../chapters/06_claims.ipynb #errors
 class ClaimError(ValueError):
@@ -362,6 +362,24 @@ def read_runs(results: str | Path) -> list[Run]:
     runs = [run for run in map(read_run, folders) if run is not None]
     studies = [folder for folder in folders if (folder / "answers.parquet").exists()]
     return runs + [run for folder in studies for run in importlib.import_module("fer_book.cake").read_study(folder)]
+
+
+def best_model(home: str | Path | None = None) -> str:
+    """The run id of the published emotion network that is best on PublicTest of FER-2013.
+
+    It looks in `models/` and `results/` of `home`, by default of `project_home()`: $FER_BOOK_HOME, a checkout around the working folder,
+    or the checkout that the package is installed from (`pip install -e`). DataMissing where there is none.
+    """
+    home, scores = Path(home or project_home()), {}
+    for path in sorted((home / "models").glob("*.safetensors")):
+        run = read_run(home / "results" / path.stem) if (home / "results" / path.stem).is_dir() else None
+        if run is not None and run.dataset == "fer2013" and "valence" not in run.predictions:
+            part = run.part("valid")
+            scores[path.stem] = metrics.accuracy(part["emotion"].to_numpy(), part.filter(regex="^p_").to_numpy().argmax(1))
+    if not scores:
+        raise datasets.DataMissing(f"{home / 'models'}: no trained network is there; install the book from a checkout with `pip install -e`, or set "
+                                   "FER_BOOK_HOME to a checkout")
+    return max(scores, key=scores.get)
 
 # %% ../chapters/06_claims.ipynb #labels
 def _check_values(run: Run, faces: datasets.FaceTable) -> None:

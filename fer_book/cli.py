@@ -329,9 +329,9 @@ def bench_predict(args) -> int:
     from tempfile import TemporaryDirectory
 
     with progress("measuring faces per second"), TemporaryDirectory() as folder:
-        from fer_book import predict, training
+        from fer_book import claims, predict, training
 
-        run_id = args.model or predict.best_model()
+        run_id = args.model or claims.best_model()
         trained = training.load_model(run_id)
         table = predict.bench_predict(trained, predict.to_onnx(trained, Path(folder) / "network.onnx"))
     show(table.round(2).reset_index(names=run_id))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SPLITS', 'OFFICIAL', 'FERPLUS_FOLDERS', 'SPLIT_FOLDERS', 'CLASS_FOLDERS', 'RAFDB_LABELS', 'AFFECTNET_LABELS',
-           'AFFECTNET_COLUMNS', 'DATASETS', 'DataError', 'DataMissing', 'write_atomic', 'progress', 'FaceTable',
+           'AFFECTNET_COLUMNS', 'DATASETS', 'DataError', 'DataMissing', 'write_atomic', 'progress', 'grey', 'FaceTable',
            'draw_faces', 'read_parquet', 'read_csv', 'with_votes', 'read_ferplus', 'with_ferplus_labels', 'read_folder',
            'read_rafdb', 'read_sfew', 'read_affectnet', 'DataSet', 'data_dir', 'project_home', 'cache_dir', 'load',
            'load_or_embedded', 'notice', 'class_balance', 'duplicate_groups', 'leaked', 'duplicates',
@@ -123,6 +123,11 @@ def _teller(what: str, total: int) -> tuple[Callable[[int], None], Callable[[], 
 SPLITS = ("train", "valid", "test")
 
 
+def grey(image: np.ndarray) -> np.ndarray:
+    """One image without colour: uint8 (H,W) or RGB (H,W,3) -> (H,W)."""
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class FaceTable:
     """Faces as one array, with their labels beside them.
@@ -171,6 +176,10 @@ class FaceTable:
         if name not in SPLITS:
             raise DataError(f"{self.name}: there is no split {name!r}; use one of {', '.join(SPLITS)}")
         return self[(self.frame["split"] == name).to_numpy()]
+
+    def grey(self) -> FaceTable:
+        """The same faces without colour."""
+        return self if self.images.ndim == 3 else replace(self, images=np.array([grey(image) for image in self.images], np.uint8).reshape(self.images.shape[:3]))
 
     @property
     def has_votes(self) -> bool:
@@ -1180,8 +1189,7 @@ def _thumbnails(images: np.ndarray) -> np.ndarray:
     """16 x 16 grey thumbnails without their mean, of length one: float32 (N,256); a blank image gives zeros."""
     x = np.zeros((len(images), 256), np.float32)
     for row, image in zip(x, images):
-        grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        row[:] = cv2.resize(grey.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA).ravel()
+        row[:] = cv2.resize(grey(image).astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA).ravel()
     x -= x.mean(1, keepdims=True)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
 

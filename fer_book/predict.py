@@ -3,7 +3,6 @@
 # %% ../chapters/30_in_the_wild.ipynb #imports
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -22,14 +21,14 @@ from torch import Tensor, nn
 
 from . import claims, metrics
 from .cascade import detect_faces
-from .datasets import DataError, DataMissing, project_home, write_atomic
+from .datasets import DataError, grey, write_atomic
 from .emotions import COLORS
 from .schematic import generate
-from .training import TrainedModel, load_model, normalise
+from .training import TrainedModel, load_model
 
 # %% auto #0
-__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'recall_draws', 'rare_fall_more', 'best_model', 'read_image', 'crop_faces', 'Predictor',
-           'draw_table', 'frames', 'read_source', 'to_onnx', 'onnx_session', 'bench_predict']
+__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'recall_draws', 'rare_fall_more', 'read_image', 'crop_faces', 'Predictor', 'draw_table',
+           'frames', 'read_source', 'to_onnx', 'onnx_session', 'bench_predict']
 
 # %% ../chapters/30_in_the_wild.ipynb #draws
 def recall_draws(y_true: np.ndarray, y_pred: np.ndarray, subject: np.ndarray, n_classes: int = 7, n_resamples: int = 2000,
@@ -67,25 +66,6 @@ def rare_fall_more(fall: np.ndarray, training_counts: np.ndarray) -> metrics.Dif
     drawn = gap[1:][~np.isnan(gap[1:])]
     tail = 1 + min((drawn <= 0).sum(), (drawn >= 0).sum())
     return metrics.Difference(float(gap[0]), *map(float, np.quantile(drawn, [0.025, 0.975])), min(1.0, float(2 * tail / (len(drawn) + 1))))
-
-# %% ../chapters/30_in_the_wild.ipynb #best
-def best_model(home: Path | None = None) -> str:
-    """The run id of the published network that is best on PublicTest of FER-2013.
-
-    It looks in `models/` and `results/` of `home`, by default of `project_home()`: $FER_BOOK_HOME, a checkout around the working folder,
-    or the checkout that the package is installed from (`pip install -e`). DataMissing where there is none.
-    """
-    home, scores = Path(home or project_home()), {}
-    for path in sorted((home / "models").glob("*.safetensors")):
-        record = home / "results" / path.stem / "run.json"
-        settings = json.loads(record.read_text()) if record.exists() else {}
-        if settings.get("data", {}).get("name") == "fer2013" and settings["recipe"].get("target", "emotion") == "emotion":
-            part = claims.read_run(record.parent).part("valid")
-            scores[path.stem] = metrics.accuracy(part["emotion"].to_numpy(), part.filter(regex="^p_").to_numpy().argmax(1))
-    if not scores:
-        raise DataMissing(f"{home / 'models'}: no trained network is there; install the book from a checkout with `pip install -e`, or set "
-                          "FER_BOOK_HOME to a checkout")
-    return max(scores, key=scores.get)
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image
 def _eight_bit(pixels: np.ndarray, where: str) -> np.ndarray:
@@ -170,11 +150,11 @@ def crop_faces(image: np.ndarray, boxes: np.ndarray, size: int = 48, margin: flo
 class Predictor:
     """Reads the expression of every face in a picture: `Predictor()(image)` returns a table.
 
-    model: a run id, a trained network, or None for `best_model()`. detect=False takes each picture as one face, its centred square.
+    model: a run id, a trained network, or None for `claims.best_model()`. detect=False takes each picture as one face, its centred square.
     """
 
     def __init__(self, model: str | TrainedModel | None = None, detect: bool = True):
-        self.trained = model if isinstance(model, TrainedModel) else load_model(model or best_model())
+        self.trained = model if isinstance(model, TrainedModel) else load_model(model or claims.best_model())
         self.detect = detect
 
     @property
@@ -210,7 +190,7 @@ class Predictor:
         """`emotion` and p_<class>, or the dimensions, of cropped RGB faces (N, S, S, 3)."""
         outputs, classes = self.trained.recipe.outputs, self.trained.classes
         if self.trained.in_channels == 1:
-            faces = np.array([cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) for face in faces], np.uint8).reshape(faces.shape[:3])
+            faces = np.array([grey(face) for face in faces], np.uint8).reshape(faces.shape[:3])
         y = self.trained(faces) if len(faces) else np.empty((0, len(outputs or classes)), np.float32)
         if outputs:
             return pd.DataFrame(y, columns=list(outputs))
@@ -284,14 +264,8 @@ class _Whole(nn.Module):
         super().__init__()
         self.trained, self.network = trained, trained.model
 
-    def answer(self, x: Tensor) -> Tensor:
-        y = self.network(x)
-        return y if self.trained.recipe.outputs else y.softmax(1)
-
     def forward(self, faces: Tensor) -> Tensor:
-        x = normalise(faces.float(), self.trained.mean, self.trained.sd)
-        y = self.answer(x)
-        return (y + self.answer(x.flip(3))) / 2 if self.trained.recipe.flip_at_test else y
+        return self.trained.answer(faces)
 
 
 def to_onnx(trained: TrainedModel, path: str | Path) -> Path:

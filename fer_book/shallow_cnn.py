@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .training import Recipe
 
 # %% auto #0
-__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'FROZEN', 'LITE0', 'FACE', 'DEEP', 'ShallowCNN',
+__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'ShallowCNN',
            'deep']
 
 # %% ../chapters/10_emotions_classification.ipynb #network
@@ -60,7 +60,7 @@ RECIPES = (
 # %% ../chapters/10_emotions_classification.ipynb #deep-recipes
 NOT_PRINTED = "60 epochs, learning rate 0.001 reduced on a plateau (the paper prints neither for this network)"
 SHORT = "one-cycle learning rate"
-FROZEN = "features of a frozen network, seen through the same dense layers"
+DISTILLED = ("dlib's face network, trained on from dlib-finetuned", "two fifths of each training target are what shallow-cnn-onecycle answers")
 
 
 def deep(name: str, network: dict, cpu: dict, differs: tuple[str, ...] = (NOT_PRINTED,), **settings) -> Recipe:
@@ -76,15 +76,17 @@ def deep(name: str, network: dict, cpu: dict, differs: tuple[str, ...] = (NOT_PR
 LITE0, FACE = {"backbone": "tf_efficientnet_lite0", "weights": "imagenet"}, {"backbone": "dlib", "weights": "face"}
 DEEP = (
     deep("resnet50-imagenet", {"backbone": "resnet50", "weights": "imagenet"}, freeze=True,
-         cpu={"model_args": LITE0, "epochs": 12, "comparable": False, "differs": ("EfficientNet-Lite0 at 48 pixels, not ResNet-50", f"{SHORT}, 12 epochs")}),
+         cpu={"model_args": LITE0, "views": 4, "epochs": 20, "comparable": False,
+              "differs": ("EfficientNet-Lite0 at 48 pixels, not ResNet-50", f"{SHORT}, 20 epochs", "4 augmented views of each face")}),
     deep("resnet18-scratch", {"backbone": "resnet18"}, cpu={"epochs": 16, "differs": (f"{SHORT}, 16 epochs",)}),
     deep("vgg16-scratch", {"backbone": "vgg16"}, lr=1e-4, differs=("60 epochs, learning rate 0.0001 reduced on a plateau (the paper prints neither for this network)",),
          cpu={"size": 32, "epochs": 6, "comparable": False, "differs": ("faces reduced to 32 pixels", f"{SHORT}, 6 epochs")}),
     deep("vgg16-imagenet", {"backbone": "vgg16", "weights": "imagenet"}, freeze=True,
-         cpu={"model_args": LITE0, "size": 112, "epochs": 6, "comparable": False,
-              "differs": ("EfficientNet-Lite0 on faces enlarged to 112 pixels, not VGG16", f"{SHORT}, 6 epochs")}),
+         cpu={"model_args": LITE0, "size": 112, "views": 2, "epochs": 20, "comparable": False,
+              "differs": ("EfficientNet-Lite0 on faces enlarged to 112 pixels, not VGG16", f"{SHORT}, 20 epochs", "2 augmented views of each face")}),
     deep("vgg16-vggface", FACE, freeze=True, size=150, comparable=False, differs=(NOT_PRINTED, "dlib's face network on faces enlarged to 150 pixels, not VGG16"),
-         cpu={"size": 112, "epochs": 6, "comparable": False, "differs": ("dlib's face network on faces enlarged to 112 pixels, not VGG16", f"{SHORT}, 6 epochs")}),
+         cpu={"size": 112, "views": 4, "epochs": 20, "comparable": False,
+              "differs": ("dlib's face network on faces enlarged to 112 pixels, not VGG16", f"{SHORT}, 20 epochs", "4 augmented views of each face")}),
     deep("inceptionv3-scratch", {"backbone": "inception_v3"}, size=75, optimizer="sgd", lr=0.01, schedule="poly", epochs=200,
          differs=("the learning rate falls to 0 by a power of 0.9, not to 0.0001 in an unknown way", "momentum without Nesterov's step", "no vertical flips"),
          cpu={"schedule": "poly", "epochs": 8, "differs": ("8 epochs, not 200", "momentum without Nesterov's step", "no vertical flips")}),
@@ -92,5 +94,9 @@ DEEP = (
            label_smoothing=0.1, lr=3e-4, head_lr=3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True, comparable=False,
            differs=(RATED, "dlib's face network, trained as a whole"),
            profiles={"cpu": {"epochs": 10, "differs": (RATED, "dlib's face network, trained as a whole", "10 epochs")}}),
+    Recipe(name="dlib-distilled", model="fer_book.backbones:Backbone", model_args=FACE | {"dropout": 0.3}, size=112, rotate=10, scale=0.1, shift=0.05,
+           start="dlib-finetuned", teacher="shallow-cnn-onecycle", teacher_share=0.4, label_smoothing=0.1, lr=3e-4, weight_decay=0.02,
+           schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True, comparable=False, differs=(RATED, *DISTILLED),
+           profiles={"cpu": {"epochs": 26, "differs": (RATED, *DISTILLED, "26 epochs")}}),
 )
 RECIPES += DEEP

@@ -34,7 +34,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import SGD, Adam
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import fer_book
@@ -44,12 +44,13 @@ from .emotions import VAD, FER2013_EMOTIONS, NORMS, votes_to_vad
 
 # %% auto #0
 __all__ = ['SMOKE', 'RECIPES', 'Recipe', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'cutout', 'as_tensor',
-           'normalise', 'FaceBatches', 'soft_targets', 'dimensional_targets', 'focal_loss', 'l2_l1_loss',
-           'loss_function', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint', 'read_checkpoint',
-           'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'StepSchedule', 'FrozenBody', 'RecordEpoch',
-           'build_model', 'label_accuracy', 'squared_error', 'body_and_head', 'group_lrs', 'make_learner',
-           'schedule_callback', 'TrainedModel', 'load_model', 'read_trained', 'trained_file', 'start_from', 'Fit',
-           'thin', 'epoch_line', 'fit', 'predict_split', 'describe_run', 'write_run', 'publish', 'bench']
+           'normalise', 'FaceBatches', 'kept', 'MapBatches', 'soft_targets', 'dimensional_targets', 'focal_loss',
+           'l2_l1_loss', 'loss_function', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint',
+           'read_checkpoint', 'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'StepSchedule',
+           'FrozenBody', 'RecordEpoch', 'build_model', 'label_accuracy', 'squared_error', 'body_and_head', 'group_lrs',
+           'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'read_trained', 'trained_file',
+           'start_from', 'Fit', 'thin', 'epoch_line', 'fit', 'predict_split', 'describe_run', 'write_run', 'publish',
+           'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -66,7 +67,7 @@ class Recipe:
     `teacher`; `loss` is "cross-entropy", "focal" or "l2+l1" (its second term times `l1_weight`).
     What is seen: `rotate` in degrees; `scale`, `shift` and `cutout` as fractions of the image side.
     Where it starts: `start` names the recipe whose network of the same profile and seed gives the weights. `freeze` keeps the
-    network's `body` as it is, `head_lr` multiplies the learning rate outside of it. `step` is (every so many epochs, factor).
+    network's `body` as it is; with `views` it sees every face so many times before training and the rest learns from what it saw. `head_lr` multiplies the learning rate outside of it. `step` is (every so many epochs, factor).
     `profiles` holds the changes that `at(profile)` applies. `comparable` is False when a setting in `differs` makes the number
     another quantity than the paper's.
     """
@@ -94,6 +95,7 @@ class Recipe:
     cutout: float = 0.0
     start: str = ""
     freeze: bool = False
+    views: int = 0
     head_lr: float = 1.0
     optimizer: str = "adam"
     lr: float = 1e-3
@@ -129,6 +131,10 @@ class Recipe:
         plain = Recipe(self.name, self.model).settings
         set_here = {k: v for k, v in self.settings.items() if v != plain[k]}
         return hashlib.sha256(json.dumps([self.name, self.model, set_here], sort_keys=True).encode()).hexdigest()[:8]
+
+    def run_id(self, profile: str, seed: int) -> str:
+        """The name of a run of these settings: those that `at(profile)` returned."""
+        return f"{self.name}-{profile}-s{seed}-{self.hash}"
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -245,9 +251,54 @@ class FaceBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in self._batches():
-            x = self.images[index].float()
-            x = self.augment(x) if self.augment else x
-            yield normalise(x, self.mean, self.sd), self.targets[index]
+            yield self.faces(index), self.targets[index]
+
+    def faces(self, index: Tensor) -> Tensor:
+        """The faces at `index` (B,), augmented and normalised."""
+        x = self.images[index].float()
+        return normalise(self.augment(x) if self.augment else x, self.mean, self.sd)
+
+
+def kept(what: str, net: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+    """A tensor that `compute` makes with a frozen network, from the cache if it is there; `what` says all that it depends on beside the weights."""
+    digest = hashlib.sha256(what.encode())
+    for name, value in net.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    path = datasets.cache_dir() / f"features-{digest.hexdigest()[:20]}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = compute().cpu().contiguous()
+        datasets.write_atomic(path, lambda p: save_file({"features": made}, p))
+    return load_file(path)["features"]
+
+
+class MapBatches(FaceBatches):
+    """What a frozen `body` makes of the faces of `batches`, computed once: batches of its maps (B, D, h, w) in place of the faces.
+
+    Every face is seen in `views` versions, augmented as `batches` does it and as `augmentation` says, and each batch picks one of them for every
+    face. The views are the same for every seed. Memory, and disk in the cache: views * N * D * h * w * 2 bytes.
+    """
+
+    def __init__(self, batches: FaceBatches, body: nn.Module, views: int = 1, augmentation: str = ""):
+        super().__init__(batches.images, batches.targets, batches.batch_size, batches.mean, batches.sd, shuffle=batches.shuffle)
+        self.views = views
+
+        def compute() -> Tensor:
+            parts, device = torch.arange(len(batches.images), device=batches.device).split(256), batches.device.type
+            with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=precision(batches.device) == "bf16"), \
+                    torch.random.fork_rng(), datasets.progress("what the frozen body sees", views * len(batches.images)) as advance:
+                torch.manual_seed(0)
+                seen = []
+                for part in parts * views:
+                    seen.append(body.eval()(batches.faces(part)).half())
+                    advance(len(part))
+            return torch.cat(seen).unflatten(0, (views, -1))
+
+        self.maps = kept(f"{self.fingerprint} {tuple(batches.images.shape)} {batches.mean} {batches.sd} {views} {augmentation}", body, compute).to(self.device)
+
+    def faces(self, index: Tensor) -> Tensor:
+        """The maps of the faces at `index`, each in a random one of its views."""
+        return self.maps[torch.randint(self.views, (len(index),), device=index.device), index].float()
 
 # %% ../chapters/05_training.ipynb #targets
 def soft_targets(faces: FaceTable, crowd_share: float = 0.0, label_smoothing: float = 0.0) -> Tensor:
@@ -409,8 +460,19 @@ class StepSchedule(Callback):
 
 
 class FrozenBody(Callback):
-    "Keep the batch statistics of a frozen body: it stays in eval mode."
+    "Keep the batch statistics of a frozen body: it stays in eval mode. `passed`: batches are its maps already, so it lets them through."
+
+    def __init__(self, passed: bool = False): self.passed = passed
+
+    def before_fit(self):
+        if self.passed:
+            self.model.body.forward = lambda maps: maps
+
     def before_train(self): self.model.body.eval()
+
+    def after_fit(self):
+        if self.passed:
+            del self.model.body.forward
 
 
 class RecordEpoch(Callback):
@@ -508,15 +570,20 @@ def make_learner(recipe: Recipe, train: FaceTable, valid: FaceTable, device: tor
 
     batches = [FaceBatches(images[known[0]], targets[0][known[0]], recipe.batch_size, mean, sd, change, True),
                FaceBatches(as_tensor(valid.images, recipe.size)[known[1]], targets[1][known[1]], 512, mean, sd)]
+    model.to(device, memory_format=torch.channels_last)
     if recipe.freeze:
         model.body.requires_grad_(False)
+    if recipe.views and not recipe.freeze:
+        raise ValueError(f"Recipe {recipe.name}: views are of a frozen body; set freeze as well.")
+    if recipe.views:
+        augmentation = f"{recipe.flip} {recipe.rotate} {recipe.scale} {recipe.shift} {recipe.cutout}"
+        batches = [MapBatches(batches[0].to(device), model.body, recipe.views, augmentation), MapBatches(batches[1].to(device), model.body)]
     groups = body_and_head(model)
     optimizer = {"adam": Adam, "sgd": partial(SGD, mom=0.9)}[recipe.optimizer]
-    learn = Learner(DataLoaders(*batches, device=device), model.to(device, memory_format=torch.channels_last),
-                    loss_func=loss_function(recipe, batches[0].targets), opt_func=optimizer, splitter=body_and_head,
-                    lr=[recipe.lr, recipe.lr * recipe.head_lr][-len(groups):] if len(groups) > 1 else recipe.lr, wd=recipe.weight_decay,
+    learn = Learner(DataLoaders(*batches, device=device), model, loss_func=loss_function(recipe, batches[0].targets), opt_func=optimizer, splitter=body_and_head,
+                    lr=[recipe.lr, recipe.lr * recipe.head_lr] if len(groups) == 2 else recipe.lr, wd=recipe.weight_decay,
                     metrics=[squared_error if recipe.outputs else label_accuracy],
-                    cbs=precision_callbacks(device) + ([FrozenBody()] if recipe.freeze else []))
+                    cbs=precision_callbacks(device) + ([FrozenBody(bool(recipe.views))] if recipe.freeze else []))
     learn.create_opt()
     learn.remove_cbs([c for c in learn.cbs if c.name == "progress"])
     learn.logger = lambda log: None
@@ -550,19 +617,17 @@ class TrainedModel:
         self.model.to(device)
         return self
 
+    def answer(self, faces: Tensor) -> Tensor:
+        """The same for a uint8 tensor (N, C, S, S) on the network's device, S the recipe's size."""
+        x = normalise(faces.float(), self.mean, self.sd)
+        views = [self.model(view).float() for view in ((x, x.flip(3)) if self.recipe.flip_at_test else (x,))]
+        return torch.stack(views if self.recipe.outputs else [y.softmax(1) for y in views]).mean(0)
+
     @torch.inference_mode()
     def __call__(self, images: np.ndarray, batch_size: int = 512) -> np.ndarray:
         self.model.eval()
         device = next(self.model.parameters()).device
-        answer = (lambda y: y.float()) if self.recipe.outputs else (lambda y: y.float().softmax(1))
-        parts = []
-        for part in as_tensor(images, self.recipe.size).split(batch_size):
-            x = normalise(part.to(device).float(), self.mean, self.sd)
-            p = answer(self.model(x))
-            if self.recipe.flip_at_test:
-                p = (p + answer(self.model(x.flip(3)))) / 2
-            parts.append(p.cpu())
-        return torch.cat(parts).numpy()
+        return torch.cat([self.answer(part.to(device)).cpu() for part in as_tensor(images, self.recipe.size).split(batch_size)]).numpy()
 
     def save(self, path: Path) -> str:
         """Write the network as float16 safetensors and return the file's sha256 (hex)."""
@@ -602,8 +667,7 @@ def trained_file(name: str, profile: str, seed: int, folders: Iterable[Path]) ->
 
     ValueError with the command that makes it when none has.
     """
-    recipe = find_recipe(name).at(profile)
-    run_id = f"{name}-{profile}-s{seed}-{recipe.hash}"
+    run_id = find_recipe(name).at(profile).run_id(profile, seed)
     for path in (p for folder in folders for p in (folder / ".run" / run_id / "model.safetensors", folder / "models" / f"{run_id}.safetensors")):
         if path.exists():
             return path
@@ -658,7 +722,7 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     recipe, home, started = recipe.at(profile), project_home(), time.monotonic()
     if faces is None:
         faces = (datasets.load_or_embedded if profile == "smoke" else datasets.load)(recipe.dataset)
-    run_id = f"{recipe.name}-{profile}-s{seed}-{recipe.hash}"
+    run_id = recipe.run_id(profile, seed)
     out = Path(out) if out is not None else home / "results"
     work = (home if out == home / "results" else out) / ".run" / run_id
     train = thin(faces[faces.frame["split"].isin(recipe.train_splits).to_numpy()], recipe.max_faces)
@@ -806,7 +870,7 @@ def bench(recipe: Recipe, faces: FaceTable, n_batches: int = 12, rounds: int = 2
     The three are measured in turn, once to warm up and `rounds` times more, and the best of each is kept: other load only ever slows a round down.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = replace(recipe.at("cpu" if device.type == "cpu" else "gpu"), schedule="constant")
+    recipe = replace(recipe.at("cpu" if device.type == "cpu" else "gpu"), schedule="constant", views=0)
     train = thin(faces.split("train"), n_batches * recipe.batch_size)
     learn = make_learner(recipe, train, thin(faces.split("valid"), 8), device)
     rates: dict[str, float] = {}

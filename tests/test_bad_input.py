@@ -270,7 +270,9 @@ CASES = [
     ("pixels below 0", lambda t: predict.read_image(np.full((4, 4), -1)), r"give uint8, uint16 or floats between 0 and 1"),
     ("a video without frames", lambda t: ((t / "a.mp4").write_text("no film"), list(predict.frames(t / "a.mp4"))), r"a.mp4: no frame of this video can be read"),
     ("a video that is not there", lambda t: list(predict.frames(t / "a.mp4")), r"a.mp4: there is no such file; check the path"),
-    ("no network to predict with", lambda t: predict.best_model(t), r"no trained network is there; install the book from a checkout"),
+    ("views of a body that learns", lambda t: training.make_learner(replace(SMALL, views=2), made_up_faces(), made_up_faces(), torch.device("cpu")),
+     "views are of a frozen body; set freeze as well"),
+    ("no network to predict with", lambda t: claims.best_model(t), r"no trained network is there; install the book from a checkout"),
     ("recalls of other lengths", lambda t: predict.recall_draws(np.zeros(3, int), np.zeros(3, int), np.zeros(2)), r"3 labels, 3 predictions and 2 subjects"),
     ("actors too few to hold out", lambda t: cake.hold_out(datasets.load("schematic")[:3], 3), r"schematic has \d subjects?; holding out 3 needs more"),
     ("a domain of one face", lambda t: cake.domain_weights(torch.tensor([0, 0, 1])), r"Domain 1 has one face, and 1 / log 1 is no weight; add faces"),
@@ -280,7 +282,6 @@ CASES = [
     ("a map of five dimensions", lambda t: cake.emotion_map(cake.Heads(cake.CAKE(5), 4, [0]), 0, np.zeros(2), np.zeros(2)), r"cake-5 is no plane and no sphere"),
     ("floats to embed", lambda t: cake.embed(np.zeros((2, 8, 8))), r"Faces are uint8 of shape \(N, H, W\) or \(N, H, W, 3\), not float64"),
     ("no CAKE to embed with", lambda t: cake.embed(np.zeros((2, 8, 8), np.uint8), t), r"No CAKE is recorded in results/; run chapter 13 with profile=cpu"),
-    ("no emotion network", lambda t: cake.emotion_network(t), r"no trained emotion network is there; set FER_BOOK_HOME"),
     ("an unknown papermill parameter", lambda t: build.check_parameters(build.find_chapter("03"), {"profle": "smoke"}),
      r"03_datasets.ipynb has no parameter 'profle'; its parameters are profile"),
 ]

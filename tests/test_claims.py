@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
+from conftest import ROOT
 
 from fer_book import claims, datasets
 from fer_book.claims import ClaimError
@@ -608,3 +609,13 @@ def test_soft_vote_of_other_images_is_an_error(tmp_path):
     write_run(tmp_path, "b", predictions(images=1))
     with pytest.raises(ClaimError, match="Runs a-cpu-s0 and b-cpu-s0 cannot be averaged: they predict other images, labels or classes"):
         verdict(tmp_path, measured(recipe="a + b"))
+
+
+def test_best_model_is_best_on_public_test():
+    scores = {}
+    for path in (ROOT / "models").glob("*.safetensors"):
+        about = json.loads((ROOT / "results" / path.stem / "run.json").read_text())
+        part = pd.read_parquet(ROOT / "results" / path.stem / "predictions.parquet").query("split == 'valid'")
+        if about["data"]["name"] == "fer2013" and "p_anger" in part:
+            scores[path.stem] = (part[[f"p_{c}" for c in FER2013_EMOTIONS]].to_numpy().argmax(1) == part["emotion"]).mean()
+    assert claims.best_model(ROOT) == max(scores, key=scores.get)

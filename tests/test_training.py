@@ -279,6 +279,37 @@ def test_frozen_body_keeps_weights_and_statistics_while_the_head_learns(two_part
     assert changed == {"head.weight", "head.bias"}
 
 
+def test_training_on_kept_maps_is_training_through_the_frozen_body(two_part, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_BOOK_CACHE", str(tmp_path))
+    monkeypatch.setattr(training, "precision", lambda device: "fp32")
+    faces, heads, plain = made_up_faces(), {}, replace(two_part, freeze=True, flip=False, optimizer="sgd")
+    for views in (0, 1):
+        torch.manual_seed(0)
+        learn = training.make_learner(replace(plain, views=views), faces.split("train"), faces.split("valid"), torch.device("cpu"))
+        learn.fit(2, cbs=[training.EpochSeed(0)])
+        heads[views] = learn.model.head.weight.detach()
+        x = next(iter(training.FaceBatches(*(getattr(learn.dls.valid, k) for k in ("images", "targets", "batch_size", "mean", "sd")))))[0]
+        learn.model.eval()
+        assert torch.allclose(learn.model(x), learn.model.head(learn.model.body(x).flatten(1)))  # the body is itself again
+    start = TwoPart(7, size=16).head.weight
+    assert (heads[0] - start).abs().max() > 0.01 and torch.allclose(heads[0], heads[1], atol=1e-3)
+
+
+def test_maps_are_kept_for_the_same_body_faces_and_augmentation_only(two_part, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_BOOK_CACHE", str(tmp_path))
+    faces, plain = made_up_faces(), replace(two_part, freeze=True, views=3, rotate=10)
+
+    def maps(recipe):
+        torch.manual_seed(0)
+        return training.make_learner(recipe, faces.split("train"), faces.split("valid"), torch.device("cpu")).dls.train.maps
+
+    first = maps(plain)
+    assert first.shape[:2] == (3, len(faces.split("train"))) and not torch.equal(first[0], first[1])
+    assert len(list(tmp_path.iterdir())) == 2  # train and valid
+    assert torch.equal(maps(plain), first) and len(list(tmp_path.iterdir())) == 2
+    assert not torch.equal(maps(replace(plain, rotate=5)), first) and len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize("schedule, expected", [("constant", [1.0, 1.0, 1.0]), ("step", [1.0, 0.1, 0.01])])
 def test_head_learns_faster_by_its_factor_and_steps_scale_both(two_part, tmp_path, schedule, expected):
     recipe, faces, seen = replace(two_part, head_lr=10, schedule=schedule, step=(1, 0.1), epochs=3), made_up_faces(), []
