@@ -205,6 +205,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fer_book.cascade.eyes_after': ('cascade_finetuning.html#eyes_after', 'fer_book/cascade.py'),
                                   'fer_book.cascade.faces_worth': ('cascade_finetuning.html#faces_worth', 'fer_book/cascade.py'),
                                   'fer_book.cascade.fer2013_share': ('cascade_finetuning.html#fer2013_share', 'fer_book/cascade.py'),
+                                  'fer_book.cascade.film_features': ('cascade_finetuning.html#film_features', 'fer_book/cascade.py'),
                                   'fer_book.cascade.film_recipe': ('cascade_finetuning.html#film_recipe', 'fer_book/cascade.py'),
                                   'fer_book.cascade.film_study': ('cascade_finetuning.html#film_study', 'fer_book/cascade.py'),
                                   'fer_book.cascade.fit_head': ('cascade_finetuning.html#fit_head', 'fer_book/cascade.py'),

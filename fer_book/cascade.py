@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
-from . import claims, datasets, metrics
+from . import backbones, claims, datasets, metrics
 from .datasets import FaceTable
 from .emotions import FER2013_EMOTIONS
 from .training import Fit, Recipe, describe_run, write_run
@@ -30,7 +30,7 @@ __all__ = ['FIGURE4_CLASSES', 'SUBMISSIONS', 'DIRECT', 'CHECKS', 'SIDEWAYS', 'UP
            'align', 'prepare', 'prepare_crops', 'paths', 'AlexNet', 'VGGCNNM2048', 'recipe_name', 'stage_recipe',
            'combine', 'leave_out', 'Head', 'fit_head', 'schemes', 'fit_mixed', 'leave_one_actor_out', 'actor_interval',
            'sign_flip_p', 'target_curve', 'faces_worth', 'blur_to', 'quantity_or_resolution', 'forgetting',
-           'film_recipe', 'record_film', 'film_study']
+           'film_recipe', 'record_film', 'film_study', 'film_features']
 
 # %% ../chapters/12_cascade_finetuning.ipynb #submissions
 FIGURE4_CLASSES = ("fear", "sadness", "happiness", "surprise", "disgust", "anger", "neutral")
@@ -705,3 +705,12 @@ def film_study(embed: Callable[[FaceTable], np.ndarray], features: str, out: Pat
     for name, table in tables.items():
         datasets.write_atomic(folder / f"{name}.csv", lambda path: table.to_csv(path, index=False))
     return folder
+
+
+def film_features() -> dict[str, Callable[[FaceTable], np.ndarray]]:
+    """The three kinds of features of this book's study: a face network, an ImageNet network, and the face network with random weights (seed 0)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        nets = {"dlib": (backbones.pretrained("dlib", "face"), 150), "lite0": (backbones.pretrained("tf_efficientnet_lite0", "imagenet"), 112),
+                "untrained": (backbones.pretrained("dlib", ""), 150)}
+    return {name: lambda faces, net=net, size=size: backbones.features(faces, net, size) for name, (net, size) in nets.items()}
