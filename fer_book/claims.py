@@ -364,21 +364,27 @@ def read_runs(results: str | Path) -> list[Run]:
     return runs + [run for folder in studies for run in importlib.import_module("fer_book.cake").read_study(folder)]
 
 
-def best_model(home: str | Path | None = None) -> str:
-    """The run id of the published emotion network that is best on PublicTest of FER-2013.
+def best_model(home: str | Path | None = None, target: str = "emotion") -> str:
+    """The run id of the published network that is best on PublicTest of FER-2013, never on its test split.
 
-    It looks in `models/` and `results/` of `home`, by default of `project_home()`: $FER_BOOK_HOME, a checkout around the working folder,
-    or the checkout that the package is installed from (`pip install -e`). DataMissing where there is none.
+    `target`: "emotion", by accuracy, or "vad", by the mean correlation of valence, arousal and dominance. It looks in `models/` and `results/` of
+    `home`, by default of `project_home()`: $FER_BOOK_HOME, a checkout around the working folder, or the checkout that the package is installed from
+    (`pip install -e`). DataMissing where there is none.
     """
     home, scores = Path(home or project_home()), {}
     for path in sorted((home / "models").glob("*.safetensors")):
         run = read_run(home / "results" / path.stem) if (home / "results" / path.stem).is_dir() else None
-        if run is not None and run.dataset == "fer2013" and "valence" not in run.predictions:
-            part = run.part("valid")
+        if run is None or run.dataset != "fer2013" or json.loads(run.settings).get("target", "emotion") != target:
+            continue
+        part = run.part("valid")
+        if target == "emotion":
             scores[path.stem] = metrics.accuracy(part["emotion"].to_numpy(), part.filter(regex="^p_").to_numpy().argmax(1))
+        else:
+            part = part.dropna(subset=[f"true_{d}" for d in VAD])
+            scores[path.stem] = np.mean([metrics.pearson(part[f"true_{d}"].to_numpy(), part[d].to_numpy()) for d in VAD])
     if not scores:
-        raise datasets.DataMissing(f"{home / 'models'}: no trained network is there; install the book from a checkout with `pip install -e`, or set "
-                                   "FER_BOOK_HOME to a checkout")
+        raise datasets.DataMissing(f"{home / 'models'}: no trained network for {target} is there; install the book from a checkout with `pip install -e`, "
+                                   "or set FER_BOOK_HOME to a checkout")
     return max(scores, key=scores.get)
 
 # %% ../chapters/06_claims.ipynb #labels

@@ -55,6 +55,7 @@ examples:
   fer-book predict clip.mp4 --json --every 0.2           one object per face per sampled frame, with its time in seconds
   fer-book predict photos/ --save-image marked/          copies with boxes and labels
   fer-book predict face.png --cropped                    the picture is one face already: do not search
+  fer-book predict clip.mp4 --model vad --plot path.png  valence and arousal as a path through the plane, with its jitter
   fer-book predict webcam                                until you press Ctrl-C
 Boxes are in pixels of the upright picture. Without --model the network that is best on PublicTest answers.""",
     "bench": """
@@ -222,9 +223,10 @@ def predict(args) -> int:
 
     with progress("loading the network"):
         from fer_book.predict import Predictor, read_source
-        from fer_book.training import load_model
 
-        predictor = Predictor(args.model and load_model(args.model), detect=not args.cropped)
+        predictor = Predictor(args.model, detect=not args.cropped)
+    if args.plot and not predictor.trained.recipe.outputs:
+        raise ValueError("--plot draws valence and arousal, and this network answers with emotions; add --model vad")
     files, rows, bad = sources(args.source), [], 0
     if args.save_image and is_file_name(args.save_image) and files != [Path(args.source)]:
         raise ValueError(f"{args.save_image} is one file, but {args.source} is a folder; give --save-image a folder")
@@ -239,7 +241,7 @@ def predict(args) -> int:
                     print(table.to_csv(index=False, header=False), end="", flush=True)
                 elif file == WEBCAM and not args.json:
                     print(*(told(face) for face in table.to_dict("records")), sep="\n", flush=True)
-                elif len(table):
+                if len(table) and (args.plot or not (args.csv or file == WEBCAM and not args.json)):
                     rows.append(table)
                 if table.empty and file != WEBCAM:
                     print(no_face(file, seconds, args.cropped), file=sys.stderr)
@@ -252,9 +254,11 @@ def predict(args) -> int:
             print(f"fer-book: {problem}", file=sys.stderr)
             bad += 1
     faces = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    if args.plot:
+        save_path(args.plot, faces)
     if args.json:
         print(json.dumps(json.loads(faces.to_json(orient="records")), indent=1, ensure_ascii=False))
-    elif len(faces):
+    elif len(faces) and not args.csv:
         show(faces.round(2).dropna(axis=1, how="all").rename(columns=lambda name: name.removeprefix("p_")))
     if bad and len(files) > 1:
         print(f"fer-book: {bad} of {len(files)} files could not be read", file=sys.stderr)
@@ -310,6 +314,21 @@ def save_image(args, file: Path, seconds: float, image, table) -> None:
     if target.exists() and file.exists() and target.samefile(file):
         raise ValueError(f"{target} is the picture itself; give --save-image another place")
     write_atomic(target, lambda path: Image.fromarray(draw_table(image, table)).save(path))
+
+
+def save_path(target: Path, faces) -> None:
+    """Draw the faces' path through the valence-arousal plane to the file that --plot names."""
+    from matplotlib.figure import Figure
+
+    from fer_book.datasets import write_atomic
+    from fer_book.predict import path_of, plot_path
+
+    if faces.empty or faces["file"].nunique() != 1:
+        raise ValueError("--plot draws the path of a face through one video" + ("" if faces.empty else "; give one, not a folder"))
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    plot_path(path_of(faces), figure.add_subplot())
+    write_atomic(target, lambda path: figure.savefig(path, dpi=150, format=target.suffix.lstrip(".") or "png"))
+    print(f"path: {target}", file=sys.stderr)
 
 
 def bench(args) -> int:
@@ -384,11 +403,13 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("predict", "find faces in a photo, a folder, a video or the webcam and read their expressions", predict)
     sub.add_argument("source", metavar="PHOTO|FOLDER|VIDEO|webcam", help="what to look at")
-    sub.add_argument("--model", metavar="RUN-ID", help="a network of models/ (default: the best on PublicTest)")
+    sub.add_argument("--model", metavar="RUN-ID", help="a network of models/, or vad for the best one that answers with valence, arousal and "
+                     "dominance (default: the best for emotions, on PublicTest)")
     output = sub.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="a JSON list with one object per face")
     output.add_argument("--csv", action="store_true", help="comma-separated values, one line per face, as they come")
     sub.add_argument("--save-image", metavar="DIR|FILE", type=Path, help="write copies with boxes and labels")
+    sub.add_argument("--plot", metavar="FILE", type=Path, help="draw the path of the largest face of a video through the valence-arousal plane")
     sub.add_argument("--cropped", action="store_true", help="every picture is one face already: do not search for faces")
     sub.add_argument("--every", metavar="SECONDS", type=interval, default=0.5, help="time between sampled frames of a video (default %(default)s)")
 

@@ -16,19 +16,20 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from . import claims, metrics
 from .cascade import detect_faces
 from .datasets import DataError, grey, write_atomic
-from .emotions import COLORS
+from .emotions import COLORS, VAD, plot_circumplex
 from .schematic import generate
 from .training import TrainedModel, load_model
 
 # %% auto #0
 __all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'recall_draws', 'rare_fall_more', 'read_image', 'crop_faces', 'Predictor', 'draw_table',
-           'frames', 'read_source', 'to_onnx', 'onnx_session', 'bench_predict']
+           'frames', 'read_source', 'path_of', 'jitter', 'plot_path', 'to_onnx', 'onnx_session', 'bench_predict']
 
 # %% ../chapters/30_in_the_wild.ipynb #draws
 def recall_draws(y_true: np.ndarray, y_pred: np.ndarray, subject: np.ndarray, n_classes: int = 7, n_resamples: int = 2000,
@@ -150,11 +151,11 @@ def crop_faces(image: np.ndarray, boxes: np.ndarray, size: int = 48, margin: flo
 class Predictor:
     """Reads the expression of every face in a picture: `Predictor()(image)` returns a table.
 
-    model: a run id, a trained network, or None for `claims.best_model()`. detect=False takes each picture as one face, its centred square.
+    model: a run id, a trained network, or "emotion" or "vad" for the best of `models/` (`claims.best_model`); None is "emotion". detect=False takes each picture as one face, its centred square.
     """
 
     def __init__(self, model: str | TrainedModel | None = None, detect: bool = True):
-        self.trained = model if isinstance(model, TrainedModel) else load_model(model or claims.best_model())
+        self.trained = model if isinstance(model, TrainedModel) else load_model(claims.best_model(target=model or "emotion") if model in (None, "emotion", "vad") else model)
         self.detect = detect
 
     @property
@@ -255,6 +256,45 @@ def read_source(predictor: Predictor, source: str | Path, every: float = 0.5) ->
     else:
         image = read_image(source)
         yield math.nan, image, predictor.read(image)
+
+# %% ../chapters/30_in_the_wild.ipynb #path
+def path_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The path of the largest face in each frame of a clip: seconds and the dimensions, in the order of time.
+
+    `table`: the rows of `read_source` with their `seconds`, from a network that answers with dimensions. ValueError for other rows or fewer than three frames.
+    """
+    dimensions = [d for d in VAD if d in table]
+    if not dimensions or table["seconds"].isna().any():
+        raise ValueError("A path needs valence and arousal over time; give a video and the model vad.")
+    largest = table.assign(area=table["width"] * table["height"]).sort_values(["seconds", "area"]).groupby("seconds", as_index=False).last()
+    if len(largest) < 3:
+        raise ValueError(f"A path needs a face in at least three frames, here it is {len(largest)}; sample more often.")
+    return largest[["seconds", *dimensions]]
+
+
+def jitter(path: pd.DataFrame) -> pd.Series:
+    """Noise of each dimension of a path, in its units: the standard deviation of what linear interpolation between neighbours leaves over.
+
+    Zero on a straight line at any frame times. Gasser, Sroka and Jennen-Steinmetz (1986), Biometrika 73, Eqs. 1 and 2. `path`: as `path_of` gives it.
+    """
+    t, y = path["seconds"].to_numpy(), path.drop(columns="seconds").to_numpy()
+    before = ((t[2:] - t[1:-1]) / (t[2:] - t[:-2]))[:, None]
+    left_over = before * y[:-2] + (1 - before) * y[2:] - y[1:-1]
+    return pd.Series(np.sqrt((left_over**2 / (before**2 + (1 - before) ** 2 + 1)).mean(0)), index=path.columns[1:])
+
+
+def plot_path(path: pd.DataFrame, ax: Axes, smooth: float = 0.5) -> Axes:
+    """Draw a path in the valence-arousal plane, early points dark and late ones light, and through them a mean over about `smooth` seconds."""
+    t, y = path["seconds"].to_numpy(), path[["valence", "arousal"]].to_numpy()
+    weight = np.exp(-(((t[:, None] - t) / smooth) ** 2) / 2)
+    line = weight @ y / weight.sum(1, keepdims=True)
+    plot_circumplex(ax, words=False)
+    ax.plot(*line.T, color="#555555", lw=1.5)
+    dots = ax.scatter(*y.T, c=t, cmap="viridis", s=12, zorder=3)
+    ax.figure.colorbar(dots, ax=ax, label="time, s", shrink=0.8)
+    told = ", ".join(f"{name} {value:.2f}" for name, value in jitter(path).items())
+    ax.set_title(f"Jitter: {told}", fontsize=9)
+    return ax
 
 # %% ../chapters/30_in_the_wild.ipynb #onnx
 class _Whole(nn.Module):

@@ -272,7 +272,7 @@ CASES = [
     ("a video that is not there", lambda t: list(predict.frames(t / "a.mp4")), r"a.mp4: there is no such file; check the path"),
     ("views of a body that learns", lambda t: training.make_learner(replace(SMALL, views=2), made_up_faces(), made_up_faces(), torch.device("cpu")),
      "views are of a frozen body; set freeze as well"),
-    ("no network to predict with", lambda t: claims.best_model(t), r"no trained network is there; install the book from a checkout"),
+    ("no network to predict with", lambda t: claims.best_model(t), r"no trained network for emotion is there; install the book from a checkout"),
     ("recalls of other lengths", lambda t: predict.recall_draws(np.zeros(3, int), np.zeros(3, int), np.zeros(2)), r"3 labels, 3 predictions and 2 subjects"),
     ("actors too few to hold out", lambda t: cake.hold_out(datasets.load("schematic")[:3], 3), r"schematic has \d subjects?; holding out 3 needs more"),
     ("a domain of one face", lambda t: cake.domain_weights(torch.tensor([0, 0, 1])), r"Domain 1 has one face, and 1 / log 1 is no weight; add faces"),

@@ -208,6 +208,38 @@ def test_video_has_a_row_per_face_and_frame(predictor, portrait, boxes, tmp_path
     assert overlap(read[0][2].loc[0, ["x", "y", "width", "height"]].to_numpy(int), boxes[0]) > 0.8
 
 
+def clip_table(seconds: np.ndarray, valence: np.ndarray, arousal: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"seconds": seconds, "width": 10, "height": 10, "valence": valence, "arousal": arousal})
+
+
+def test_jitter_is_the_noise_on_a_smooth_path():
+    rng = np.random.default_rng(0)
+    t = np.sort(rng.uniform(0, 60, 3000))
+    straight = predict.path_of(clip_table(t, 2 + 0.1 * t, 7 - 0.05 * t))
+    assert np.allclose(predict.jitter(straight), 0, atol=1e-12)
+    trembling = predict.path_of(clip_table(t, 5 + np.sin(t) + rng.normal(0, 0.3, 3000), 5 + np.cos(t) + rng.normal(0, 0.05, 3000)))
+    assert np.allclose(predict.jitter(trembling), [0.3, 0.05], rtol=0.05)
+
+
+def test_path_follows_the_largest_face_in_time():
+    table = clip_table(np.array([2.0, 1.0, 1.0, 0.0]), np.array([8.0, 1.0, 7.0, 6.0]), np.full(4, 5.0)).assign(width=[10, 10, 20, 10])
+    assert predict.path_of(table)["valence"].tolist() == [6, 7, 8]
+
+
+def test_plot_writes_the_path_of_a_clip_and_refuses_what_has_none(portrait, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "load_model", lambda run_id: made_up_model() if run_id == "of-emotions" else made_up_model(target="vad", loss="l2+l1"))
+    monkeypatch.setattr(predict.claims, "best_model", lambda home=None, target="emotion": {"vad": "best"}[target])
+    clip, target = (film(tmp_path / name, [portrait] * 8) for name in ("other.avi", "clip.avi")), tmp_path / "path.png"
+    *_, clip = clip
+    assert cli.main(["predict", str(clip), "--model", "vad", "--every", "0.2", "--csv", "--plot", str(target)]) == 0
+    assert np.asarray(Image.open(target)).std() > 10 and len(capsys.readouterr().out.splitlines()) == 1 + 4
+    for arguments, told in (([str(clip), "--model", "vad", "--every", "5"], "at least three frames"), ([str(clip), "--model", "of-emotions"], "add --model vad"),
+                            ([str(tmp_path), "--model", "vad"], "one video")):
+        target.unlink(missing_ok=True)
+        assert cli.main(["predict", *arguments, "--plot", str(target)]) != 0
+        assert told in capsys.readouterr().err and not target.exists()
+
+
 def test_recall_draws_by_hand():
     y_true, y_pred = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
     draws = recall_draws(y_true, y_pred, np.array(["a", "a", "b", "b"]), n_classes=3, n_resamples=4000)
@@ -235,7 +267,7 @@ def test_rare_fall_more_knows_the_sign():
 
 def test_without_a_network_it_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_BOOK_HOME", str(tmp_path))
-    with pytest.raises(DataMissing, match="no trained network is there; install the book from a checkout"):
+    with pytest.raises(DataMissing, match="no trained network for emotion is there; install the book from a checkout"):
         Predictor()
 
 
