@@ -671,6 +671,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fer_book.training.read_checkpoint': ('training.html#read_checkpoint', 'fer_book/training.py'),
                                    'fer_book.training.read_trained': ('training.html#read_trained', 'fer_book/training.py'),
                                    'fer_book.training.recipes': ('training.html#recipes', 'fer_book/training.py'),
+                                   'fer_book.training.remembered': ('training.html#remembered', 'fer_book/training.py'),
                                    'fer_book.training.save_checkpoint': ('training.html#save_checkpoint', 'fer_book/training.py'),
                                    'fer_book.training.schedule_callback': ('training.html#schedule_callback', 'fer_book/training.py'),
                                    'fer_book.training.soft_targets': ('training.html#soft_targets', 'fer_book/training.py'),

@@ -297,7 +297,7 @@ def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
     differs = (FACE, TRUNCATED, *(("frozen",) if frozen else ()), *FAIR) if face else ("another network: ResNet-18 from scratch", *FAIR)
     settings = dict(name=f"{target}-{network}-{pooling}", target=target, loss="l2+l1", size=150 if face else 96, rotate=8.0, scale=0.08, shift=0.04,
                     optimizer="adam", lr=3e-4 if network == "dlib" else 1e-3, head_lr=3.0 if network == "dlib" else 1.0, weight_decay=0.02, schedule="one-cycle",
-                    epochs=12 if frozen else 30, batch_size=128, freeze=frozen, views=4 if frozen else 0, flip_at_test=True, comparable=False,
+                    epochs=8 if frozen else 30, batch_size=128, freeze=frozen, views=2 if frozen else 0, flip_at_test=True, comparable=False,
                     differs=(*differs, NORMS_OF_TEXT))
     cpu = {"dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned",
                     "differs": (f"{FACE}, first trained on the seven emotions", TRUNCATED, *FAIR, "5 epochs", NORMS_OF_TEXT)},

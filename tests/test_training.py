@@ -295,6 +295,23 @@ def test_training_on_kept_maps_is_training_through_the_frozen_body(two_part, tmp
     assert (heads[0] - start).abs().max() > 0.01 and torch.allclose(heads[0], heads[1], atol=1e-3)
 
 
+def test_a_remembered_body_answers_the_same_and_looks_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_BOOK_CACHE", str(tmp_path))
+    body, x, looks = TwoPart(7).body.eval(), torch.rand(3, 1, 16, 16), []
+    body.register_forward_hook(lambda *_: looks.append(1))
+    body[0].register_forward_hook(lambda *_: looks.append(1))
+    with torch.no_grad():
+        direct = body(x)
+        looks.clear()
+        with training.remembered(body):
+            assert torch.equal(body(x), direct) and torch.equal(body(x), direct) and looks.count(1) == 3  # the body twice, its convolution once
+            assert not torch.equal(body(x.flip(3)), direct)
+        body[0].weight.mul_(2)
+        with training.remembered(body):
+            assert not torch.equal(body(x), direct)
+        assert "forward" not in vars(body)
+
+
 def test_maps_are_kept_for_the_same_body_faces_and_augmentation_only(two_part, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_BOOK_CACHE", str(tmp_path))
     faces, plain = made_up_faces(), replace(two_part, freeze=True, views=3, rotate=10)
