@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from .training import Recipe
 
 # %% auto #0
-__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'ShallowCNN',
-           'deep']
+__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'ABLATIONS',
+           'ShallowCNN', 'deep']
 
 # %% ../chapters/10_emotions_classification.ipynb #network
 class ShallowCNN(nn.Module):
@@ -100,3 +100,14 @@ DEEP = (
            profiles={"cpu": {"epochs": 26, "differs": (RATED, *DISTILLED, "26 epochs")}}),
 )
 RECIPES += DEEP
+
+# %% ../chapters/10_emotions_classification.ipynb #ablation-recipes
+ABLATIONS = {"plain": {}, "none": {"flip": False, "rotate": 0.0, "scale": 0.0}, "flip": {"rotate": 0.0, "scale": 0.0}, "flip-rotate": {"scale": 0.0},
+             "weighted": {"class_weights": True}, "focal": {"loss": "focal"}}
+"Changes to one small network: augmentation and class imbalance (3.4), by the end of the recipe's name."
+RECIPES += tuple(
+    Recipe(**dict(name=f"ablation-{name}", model="fer_book.shallow_cnn:ShallowCNN", model_args={"widths": (32, 64, 128, 256)}, rotate=10, scale=0.1, lr=3e-3,
+                  weight_decay=0.02, schedule="one-cycle", epochs=40, batch_size=128, comparable=False, differs=(RATED, *ONE_CYCLE[:1])) | changes,
+           profiles={"cpu": {"model_args": {"widths": (16, 32, 64, 128)}, "max_faces": 7000, "epochs": 10,
+                             "differs": (RATED, *ONE_CYCLE[:1], "widths 16, 32, 64, 128, 7,000 training faces, 10 epochs")}})
+    for name, changes in ABLATIONS.items())
