@@ -186,11 +186,13 @@ class PooledNet(nn.Module):
     """A body, perhaps a 1x1 convolution to `channels`, and one of `HEADS`: (N, C, S, S) normalised faces -> (N, n_outputs).
 
     `backbone` and `weights` are as in `backbones.body`, which also gives the normalisation `mean` and `sd` where it has weights. Every head but
-    "global" sits on the cut body (`cut_body`). `size` does not matter; `options` go to the body. ValueError for an unknown pooling.
+    "global" sits on the cut body (`cut_body`). `size` does not matter; `standardise` brings every
+    feature to mean 0 and variance 1 first; `options` go to the body. ValueError for an unknown pooling.
     """
 
     def __init__(self, n_outputs: int, in_channels: int = 1, size: int = 224, backbone: str = "resnet50", weights: str = "", pooling: str = "bilinear",
-                 channels: int = 512, reduction: int = 512, dropout: float = 0.3, **options):
+                 channels: int = 512, reduction: int = 512, dropout: float = 0.3, standardise: bool = False,
+                 **options):
         super().__init__()
         if pooling not in HEADS:
             raise ValueError(f"there is no pooling {pooling!r}; use one of {', '.join(HEADS)}")
@@ -199,11 +201,12 @@ class PooledNet(nn.Module):
             self.mean, self.sd = self.body.mean, self.body.sd
         n = self.body.n_features if pooling == "global" else cut_body(self.body)
         squeeze = pooling != "global" and n > channels
+        self.standardise = nn.BatchNorm2d(n, affine=False) if standardise else nn.Identity()
         self.reduce = nn.Conv2d(n, channels, 1) if squeeze else nn.Identity()
         self.head = HEADS[pooling](channels if squeeze else n, n_outputs, reduction, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.reduce(self.body(x)))
+        return self.head(self.reduce(self.standardise(self.body(x))))
 
 
 def build(backbone: str, pooling: str, outputs: int, weights: str = "", channels: int = 512, reduction: int = 512) -> PooledNet:
@@ -291,18 +294,18 @@ FAIR = ("one-cycle training with Adam", "rotated, scaled and shifted in training
 
 
 def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
-    """A network that two cores can train, with the same body and budget for every pooling; "frozen" is dlib's with a body that stays as it is."""
-    face, frozen = network != "resnet18", network == "frozen"
+    """A network that two cores can train, with the same body and budget for every pooling; "frozen" and "standardised" are dlib's with a body that stays as it is."""
+    face, frozen = network != "resnet18", network in ("frozen", "standardised")
     body = {"backbone": "dlib", "weights": "face", "n_blocks": 13} if face else {"backbone": network}
-    differs = (FACE, TRUNCATED, *(("frozen",) if frozen else ()), *FAIR) if face else ("another network: ResNet-18 from scratch", *FAIR)
+    differs = (FACE, TRUNCATED, *((network,) if frozen else ()), *FAIR) if face else ("another network: ResNet-18 from scratch", *FAIR)
     settings = dict(name=f"{target}-{network}-{pooling}", target=target, loss="l2+l1", size=150 if face else 96, rotate=8.0, scale=0.08, shift=0.04,
                     optimizer="adam", lr=3e-4 if network == "dlib" else 1e-3, head_lr=3.0 if network == "dlib" else 1.0, weight_decay=0.02, schedule="one-cycle",
                     epochs=8 if frozen else 30, batch_size=128, freeze=frozen, views=2 if frozen else 0, flip_at_test=True, comparable=False,
                     differs=(*differs, NORMS_OF_TEXT))
     cpu = {"dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned",
                     "differs": (f"{FACE}, first trained on the seven emotions", TRUNCATED, *FAIR, "5 epochs", NORMS_OF_TEXT)},
-           "resnet18": {"size": 48, "epochs": 12}, "frozen": {}}[network]
-    return Recipe(model="fer_book.bilinear:PooledNet", model_args=body | {"pooling": pooling, "channels": 128, "reduction": 128}, **settings | changes, profiles={"cpu": cpu})
+           "resnet18": {"size": 48, "epochs": 12}}.get(network, {})
+    return Recipe(model="fer_book.bilinear:PooledNet", model_args=body | {"pooling": pooling, "channels": 128, "reduction": 128} | ({"standardise": True} if network == "standardised" else {}), **settings | changes, profiles={"cpu": cpu})
 
 
 RECIPES = (
@@ -311,9 +314,10 @@ RECIPES = (
            shift=0.05, start="vad-resnet50-global", model_args={"backbone": "resnet50", "weights": "imagenet", "pooling": "bilinear", "dropout": 0.5},
            differs=("as the authors' scripts, not as the paper: loss weights 1, poly schedule over 500 epochs, head at ten times the rate, crops, dropout 0.5, "
                     "starts from the global network", IMAGENET, NORMS_OF_TEXT)),
-    *(_fair(target, network, pooling) for target in ("va", "vad") for network in ("dlib", "resnet18", "frozen") for pooling in ("global", "bilinear")),
-    *(_fair("vad", network, pooling) for network in ("dlib", "resnet18", "frozen") for pooling in ("low-rank", "matched")),
-    _fair("vad", "frozen", "compact"),
-    _fair("vad", "frozen", "bilinear", name="vad-frozen-bilinear-fitted", norms="fitted", differs=(FACE, TRUNCATED, "frozen", *FAIR)),
+    *(_fair(target, network, pooling) for target in ("va", "vad") for network in ("dlib", "resnet18", "standardised") for pooling in ("global", "bilinear")),
+    *(_fair("vad", network, pooling) for network in ("dlib", "resnet18", "standardised") for pooling in ("low-rank", "matched")),
+    *(_fair("vad", "frozen", pooling) for pooling in ("global", "bilinear", "low-rank", "matched")),
+    _fair("vad", "standardised", "compact"),
+    _fair("vad", "standardised", "bilinear", name="vad-standardised-bilinear-fitted", norms="fitted", differs=(FACE, TRUNCATED, "standardised", *FAIR)),
     _paper("vad", "resnet50", "bilinear", name="vad-resnet50-bilinear-fitted", norms="fitted", differs=(CODE, IMAGENET)),
 )

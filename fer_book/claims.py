@@ -737,12 +737,11 @@ def scoreboard(table: pd.DataFrame):
     for word in (word for word in VERDICTS if word in counts):
         n = counts[word].to_numpy()
         ax.barh(counts.index, n, left=left, color=VERDICTS[word], edgecolor="white", label=word)
-        for y in np.flatnonzero(n):
+        for y in np.flatnonzero(n > 0.04 * counts.sum(axis=1).max()):  # narrower ones have no room for a number
             ax.text(left[y] + n[y] / 2, y, str(n[y]), ha="center", va="center", fontsize=13, color="white" if word == "better" else "black")
         left += n
     ax.tick_params(labelsize=12)
     ax.set_xlabel("numbers that the paper prints", fontsize=12)
     ax.spines[["top", "right"]].set_visible(False)
-    fig.suptitle("What holds and what does not", fontsize=14)
     fig.legend(loc="outside lower center", ncols=2, fontsize=12, frameon=False)
     return fig
