@@ -283,7 +283,7 @@ def jitter(path: pd.DataFrame) -> pd.Series:
     return pd.Series(np.sqrt((left_over**2 / (before**2 + (1 - before) ** 2 + 1)).mean(0)), index=path.columns[1:])
 
 
-def plot_path(path: pd.DataFrame, ax: Axes, smooth: float = 0.5) -> Axes:
+def plot_path(path: pd.DataFrame, ax: Axes, smooth: float = 0.2) -> Axes:
     """Draw a path in the valence-arousal plane, early points dark and late ones light, and through them a mean over about `smooth` seconds."""
     t, y = path["seconds"].to_numpy(), path[["valence", "arousal"]].to_numpy()
     weight = np.exp(-(((t[:, None] - t) / smooth) ** 2) / 2)
