@@ -192,6 +192,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fer_book.cascade._numbered': ('cascade_finetuning.html#_numbered', 'fer_book/cascade.py'),
                                   'fer_book.cascade._pool': ('cascade_finetuning.html#_pool', 'fer_book/cascade.py'),
                                   'fer_book.cascade._search': ('cascade_finetuning.html#_search', 'fer_book/cascade.py'),
+                                  'fer_book.cascade._sized': ('cascade_finetuning.html#_sized', 'fer_book/cascade.py'),
                                   'fer_book.cascade._submission': ('cascade_finetuning.html#_submission', 'fer_book/cascade.py'),
                                   'fer_book.cascade.actor_interval': ('cascade_finetuning.html#actor_interval', 'fer_book/cascade.py'),
                                   'fer_book.cascade.align': ('cascade_finetuning.html#align', 'fer_book/cascade.py'),

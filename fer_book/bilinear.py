@@ -16,9 +16,10 @@ from . import backbones
 from .training import Recipe
 
 # %% auto #0
-__all__ = ['HEADS', 'CODE', 'IMAGENET', 'NORMS_OF_TEXT', 'FACE', 'TRUNCATED', 'FAIR', 'RECIPES', 'signed_root', 'bilinear_pool',
-           'low_rank_bilinear', 'CompactBilinear', 'GlobalHead', 'MatchedHead', 'BilinearHead', 'CompactHead',
-           'LowRankHead', 'cut_body', 'PooledNet', 'build', 'bench_pooling']
+__all__ = ['HEADS', 'CODE', 'IMAGENET', 'NORMS_OF_TEXT', 'FACE', 'TRUNCATED', 'FAIR', 'DLIB', 'FROZEN', 'BODIES', 'ON_TWO_CORES',
+           'RECIPES', 'signed_root', 'bilinear_pool', 'low_rank_bilinear', 'CompactBilinear', 'GlobalHead',
+           'MatchedHead', 'BilinearHead', 'CompactHead', 'LowRankHead', 'cut_body', 'PooledNet', 'build',
+           'bench_pooling']
 
 # %% ../chapters/11_dimensional_vad.ipynb #pool
 def _columns(x: Tensor) -> Tensor:
@@ -293,19 +294,27 @@ FACE, TRUNCATED = "another network: dlib's face ResNet", "its last block cut off
 FAIR = ("one-cycle training with Adam", "rotated, scaled and shifted in training")
 
 
+DLIB = {"backbone": "dlib", "weights": "face", "n_blocks": 13}
+FROZEN = {"size": 150, "lr": 1e-3, "epochs": 8, "freeze": True, "views": 2}
+BODIES = {
+    "dlib": {"model_args": DLIB, "size": 150, "lr": 3e-4, "head_lr": 3.0, "epochs": 30, "differs": (FACE, TRUNCATED, *FAIR)},
+    "frozen": {"model_args": DLIB, "differs": (FACE, TRUNCATED, "frozen", *FAIR)} | FROZEN,
+    "standardised": {"model_args": DLIB | {"standardise": True}, "differs": (FACE, TRUNCATED, "standardised", *FAIR)} | FROZEN,
+    "resnet18": {"model_args": {"backbone": "resnet18"}, "size": 96, "lr": 1e-3, "epochs": 30, "differs": ("another network: ResNet-18 from scratch", *FAIR)}}
+ON_TWO_CORES = {
+    "dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned",
+             "differs": (f"{FACE}, first trained on the seven emotions", TRUNCATED, *FAIR, "5 epochs", NORMS_OF_TEXT)},
+    "resnet18": {"size": 48, "epochs": 12}}
+
+
 def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
-    """A network that two cores can train, with the same body and budget for every pooling; "frozen" and "standardised" are dlib's with a body that stays as it is."""
-    face, frozen = network != "resnet18", network in ("frozen", "standardised")
-    body = {"backbone": "dlib", "weights": "face", "n_blocks": 13} if face else {"backbone": network}
-    differs = (FACE, TRUNCATED, *((network,) if frozen else ()), *FAIR) if face else ("another network: ResNet-18 from scratch", *FAIR)
-    settings = dict(name=f"{target}-{network}-{pooling}", target=target, loss="l2+l1", size=150 if face else 96, rotate=8.0, scale=0.08, shift=0.04,
-                    optimizer="adam", lr=3e-4 if network == "dlib" else 1e-3, head_lr=3.0 if network == "dlib" else 1.0, weight_decay=0.02, schedule="one-cycle",
-                    epochs=8 if frozen else 30, batch_size=128, freeze=frozen, views=2 if frozen else 0, flip_at_test=True, comparable=False,
-                    differs=(*differs, NORMS_OF_TEXT))
-    cpu = {"dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned",
-                    "differs": (f"{FACE}, first trained on the seven emotions", TRUNCATED, *FAIR, "5 epochs", NORMS_OF_TEXT)},
-           "resnet18": {"size": 48, "epochs": 12}}.get(network, {})
-    return Recipe(model="fer_book.bilinear:PooledNet", model_args=body | {"pooling": pooling, "channels": 128, "reduction": 128} | ({"standardise": True} if network == "standardised" else {}), **settings | changes, profiles={"cpu": cpu})
+    """A network that two cores can train, with the same body of `BODIES` and the same budget for every pooling."""
+    body = BODIES[network]
+    arguments = body["model_args"] | {"pooling": pooling, "channels": 128, "reduction": 128}
+    settings = dict(name=f"{target}-{network}-{pooling}", target=target, loss="l2+l1", rotate=8.0, scale=0.08, shift=0.04, weight_decay=0.02,
+                    schedule="one-cycle", batch_size=128, flip_at_test=True, comparable=False)
+    fixed = {"model_args": arguments, "differs": (*body["differs"], NORMS_OF_TEXT)}
+    return Recipe(model="fer_book.bilinear:PooledNet", **settings | body | fixed | changes, profiles={"cpu": ON_TWO_CORES.get(network, {})})
 
 
 RECIPES = (

@@ -334,13 +334,18 @@ def prepare(image: np.ndarray, size: int = 256) -> tuple[np.ndarray, np.ndarray]
     return (np.array([face for face, _ in found], np.uint8).reshape(-1, size, size), np.array([box for _, box in found], int).reshape(-1, 4))
 
 
+def _sized(image: np.ndarray, size: int) -> np.ndarray:
+    """Any image as a grey square, averaged when it shrinks."""
+    return cv2.resize(datasets.grey(image), (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR)
+
+
 def prepare_crops(faces: FaceTable, size: int = 256) -> tuple[FaceTable, np.ndarray]:
     """The same faces prepared, and which of them could be aligned, bool (N,).
 
     The images of `faces` are faces already; where no pair of eyes is found the whole image is scaled and stretched instead.
     """
     eyes = [eye_centres(image) for image in faces.images]
-    images = [min_max(cv2.resize(datasets.grey(image), (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR))
+    images = [min_max(_sized(image, size))
               if found is None else align(image, found, size) for image, found in zip(faces.images, eyes)]
     return replace(faces, images=np.array(images)), np.array([found is not None for found in eyes])
 
@@ -447,7 +452,7 @@ def combine(many: FaceTable, few: FaceTable, size: int = 112) -> FaceTable:
     """
     if many.classes != few.classes:
         raise ValueError(f"{many.name} and {few.name} have other classes; give both the same, in the same order.")
-    images = np.array([cv2.resize(datasets.grey(image), (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR)
+    images = np.array([_sized(image, size)
                        for table in (many, few) for image in table.images])
     columns = ["row", "split", "emotion"]
     frames = many.frame[columns].assign(split="train"), few.frame[columns].assign(row=few.frame["row"] + many.frame["row"].max() + 1)
