@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from .training import Recipe
 
 # %% auto #0
-__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'ABLATIONS',
-           'ShallowCNN', 'deep']
+__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'TAUGHT',
+           'ABLATIONS', 'ShallowCNN', 'deep']
 
 # %% ../chapters/10_emotions_classification.ipynb #network
 class ShallowCNN(nn.Module):
@@ -100,6 +100,12 @@ DEEP = (
            profiles={"cpu": {"epochs": 26, "differs": (RATED, *DISTILLED, "26 epochs")}}),
 )
 RECIPES += DEEP
+TAUGHT = ("trained on from shallow-cnn-crowd", "seven tenths of each training target are what dlib-distilled answers")
+RECIPES += (
+    Recipe(name="shallow-cnn-small", model="fer_book.shallow_cnn:ShallowCNN", model_args={"widths": (32, 64, 192, 384)}, rotate=10, scale=0.1, shift=0.05,
+           start="shallow-cnn-crowd", teacher="dlib-distilled", teacher_share=0.7, lr=2e-3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=128,
+           comparable=False, differs=(RATED, *TAUGHT), profiles={"cpu": {"epochs": 16, "differs": (RATED, *TAUGHT, "16 epochs")}}),
+)
 
 # %% ../chapters/10_emotions_classification.ipynb #ablation-recipes
 ABLATIONS = {"plain": {}, "none": {"flip": False, "rotate": 0.0, "scale": 0.0}, "flip": {"rotate": 0.0, "scale": 0.0}, "flip-rotate": {"scale": 0.0},
