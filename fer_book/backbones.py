@@ -228,7 +228,9 @@ TORCHVISION = {"vgg16": "vgg16.tv_in1k", "resnet18": "resnet18.tv_in1k", "resnet
 
 
 class DlibBody(nn.Module):
-    """The convolutions of `DlibFaceNet`, folded: (N, 3, S, S), S >= 103 -> (N, 256, h, w). `n_blocks` of its 14 blocks are kept."""
+    """The convolutions of `DlibFaceNet`, folded: (N, 3, S, S) -> (N, n_features, h, w). `n_blocks` of its 14 blocks are kept.
+
+    S must be at least 103, without the last block 55."""
 
     mean, sd, n_features = DlibFaceNet.mean, DlibFaceNet.sd, 256
 
@@ -245,8 +247,9 @@ class DlibBody(nn.Module):
             self.load_state_dict(folded(net).state_dict(), strict=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[-2:]) < 103:
-            raise ValueError(f"dlib's face network needs images of at least 103 pixels, these have {min(x.shape[-2:])}.")
+        least = 103 if len(self.blocks) == 14 else 55
+        if min(x.shape[-2:]) < least:
+            raise ValueError(f"dlib's face network needs images of at least {least} pixels, these have {min(x.shape[-2:])}.")
         return self.blocks(F.max_pool2d(F.relu(self.conv(x)), 3, 2))
 
 
