@@ -3,6 +3,7 @@
 # %% ../chapters/07_backbones.ipynb #imports
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from .training import as_tensor, kept, normalise
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'Affine', 'add_padded', 'DlibBlock', 'DlibFaceNet', 'folded', 'DlibStream', 'read_dlib', 'package_file',
-           'face_weights', 'lite0_weights', 'DlibBody', 'TimmBody', 'body', 'pretrained', 'Backbone', 'features']
+           'face_weights', 'lite0_weights', 'DlibBody', 'TimmBody', 'body', 'pretrained', 'Backbone', 'features',
+           'Penultimate']
 
 # %% ../chapters/07_backbones.ipynb #dlib
 class Affine(nn.Module):
@@ -345,3 +347,16 @@ def features(faces: FaceTable, net: nn.Module, size: int, mirror: bool = False, 
         return torch.cat(parts)
 
     return kept(f"{faces.fingerprint} {size} {mirror} {getattr(pool, '__name__', pool)}", net, compute).numpy()
+
+# %% ../chapters/07_backbones.ipynb #penultimate
+class Penultimate(nn.Module):
+    """A trained classifier without its last linear layer: (N, C, S, S) -> (N, D, 1, 1), for `features`. `mean` and `sd` normalise its input."""
+
+    def __init__(self, net: nn.Module, mean: float | tuple[float, ...], sd: float | tuple[float, ...]):
+        super().__init__()
+        self.net, self.mean, self.sd = copy.deepcopy(net), mean, sd
+        parent, _, last = [name for name, layer in self.net.named_modules() if isinstance(layer, nn.Linear)][-1].rpartition(".")
+        setattr(self.net.get_submodule(parent), last, nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)[:, :, None, None]

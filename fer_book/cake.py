@@ -3,7 +3,6 @@
 # %% ../chapters/13_cake.ipynb #imports
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
@@ -21,7 +20,7 @@ from scipy.spatial import procrustes
 from torch import Tensor, nn
 
 from . import claims, datasets, metrics
-from .backbones import features, pretrained
+from .backbones import Penultimate, features, pretrained
 from .datasets import DataMissing, FaceTable, project_home
 from .emotions import FER2013_EMOTIONS, VAD, votes_to_vad
 from .training import Fit, Recipe, TrainedModel, cutout, describe_run, load_model, thin, write_run
@@ -31,11 +30,11 @@ __all__ = ['DOMAINS', 'N_CLASSES', 'OFFICIAL_SIZES', 'CHECKS', 'CAKE3_NORM', 'SI
            'with_test', 'load_domains', 'draw_domains', 'class_weights', 'domain_weights', 'multi_domain_loss',
            'official_size', 'share_of', 'Setting', 'CAKE', 'AV', 'Heads', 'Samples', 'cut', 'gather', 'predict_vad',
            'Plan', 'multi_domain_weights', 'fit_heads', 'labels_of', 'confusions', 'scores', 'multi_domain_f1',
-           'Penultimate', 'Source', 'emotion_source', 'face_source', 'canonical_correlations', 'residual',
-           'multiple_correlation', 'spare_variate', 'compare_spaces', 'class_centres', 'angles_around_neutral',
-           'cyclic_agreement', 'cyclic_p', 'procrustes_distance', 'map_facts', 'shuffled', 'with_votes', 'from_crowd',
-           'crowd_settings', 'study_crowd', 'study_spaces', 'study_maps', 'label_quality', 'study_aligned', 'Study',
-           'study', 'study_recipe', 'record', 'recorded', 'read_heads', 'read_study', 'embed', 'emotion_map']
+           'Source', 'emotion_source', 'face_source', 'canonical_correlations', 'residual', 'multiple_correlation',
+           'spare_variate', 'compare_spaces', 'class_centres', 'angles_around_neutral', 'cyclic_agreement', 'cyclic_p',
+           'procrustes_distance', 'map_facts', 'shuffled', 'with_votes', 'from_crowd', 'crowd_settings', 'study_crowd',
+           'study_spaces', 'study_maps', 'label_quality', 'study_aligned', 'Study', 'study', 'study_recipe', 'record',
+           'recorded', 'read_heads', 'read_study', 'embed', 'emotion_map']
 
 # %% ../chapters/13_cake.ipynb #domains
 DOMAINS = ("fer2013", "faces_news", "faces_film")
@@ -348,19 +347,6 @@ def multi_domain_f1(scored: pd.DataFrame) -> pd.DataFrame:
     return (weighed["weighed"] / weighed["faces"]).rename("macro_f1").reset_index()
 
 # %% ../chapters/13_cake.ipynb #sources
-class Penultimate(nn.Module):
-    """A trained network without its last linear layer: (N, C, S, S) -> (N, D, 1, 1), for `backbones.features`."""
-
-    def __init__(self, trained: TrainedModel):
-        super().__init__()
-        self.net, self.mean, self.sd = copy.deepcopy(trained.model), trained.mean, trained.sd
-        parent, _, last = [name for name, layer in self.net.named_modules() if isinstance(layer, nn.Linear)][-1].rpartition(".")
-        setattr(self.net.get_submodule(parent), last, nn.Identity())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)[:, :, None, None]
-
-
 @dataclass(frozen=True)
 class Source:
     """A frozen network as a source of features: `kind` "emotion" or "face", the `network`'s name, and `embed`, from a table to (N, D)."""
@@ -374,7 +360,7 @@ def emotion_source(home: Path | None = None, run_id: str | None = None) -> Sourc
     """Features before the last layer of the emotion network `run_id`, by default `claims.best_model`."""
     run_id = run_id or claims.best_model(home)
     trained = load_model(run_id, home)
-    net = Penultimate(trained).to("cuda" if torch.cuda.is_available() else "cpu")
+    net = Penultimate(trained.model, trained.mean, trained.sd).to("cuda" if torch.cuda.is_available() else "cpu")
     return Source("emotion", run_id, lambda faces: features(faces, net, trained.recipe.size))
 
 

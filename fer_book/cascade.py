@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import backbones, claims, datasets, metrics
 from .datasets import FaceTable
 from .emotions import FER2013_EMOTIONS
-from .training import Fit, Recipe, describe_run, write_run
+from .training import Fit, Recipe, describe_run, load_model, write_run
 
 # %% auto #0
 __all__ = ['FIGURE4_CLASSES', 'SUBMISSIONS', 'DIRECT', 'CHECKS', 'SIDEWAYS', 'UP', 'DOWN', 'NETWORKS', 'STAGES', 'RECIPES',
@@ -28,7 +28,7 @@ __all__ = ['FIGURE4_CLASSES', 'SUBMISSIONS', 'DIRECT', 'CHECKS', 'SIDEWAYS', 'UP
            'possible_sizes', 'test_images', 'submission_accuracy', 'nearest_share', 'fer2013_share',
            'submissions_finding', 'sum_of', 'smallest_gain', 'detect_faces', 'eye_centres', 'min_max', 'eyes_after',
            'align', 'prepare', 'prepare_crops', 'paths', 'AlexNet', 'VGGCNNM2048', 'recipe_name', 'stage_recipe',
-           'combine', 'leave_out', 'Head', 'fit_head', 'schemes', 'fit_mixed', 'leave_one_actor_out', 'actor_interval',
+           'leave_out', 'Head', 'fit_head', 'schemes', 'fit_mixed', 'leave_one_actor_out', 'actor_interval',
            'sign_flip_p', 'target_curve', 'faces_worth', 'blur_to', 'quantity_or_resolution', 'forgetting',
            'film_recipe', 'record_film', 'film_study', 'film_features']
 
@@ -417,7 +417,7 @@ NETWORKS = {"AlexNet": ("fer_book.cascade:AlexNet", 227), "VGG-M": ("fer_book.ca
 STAGES = {
     "FER28": {"dataset": "fer2013"},
     "FER32": {"dataset": "fer2013", "train_splits": ("train", "valid")},
-    "FER32+EmotiW": {"dataset": "fer2013+sfew", "train_splits": ("train", "valid")},
+    "FER32+EmotiW": {"dataset": "fer2013+sfew"},
     "EmotiW": {"dataset": "sfew"},
 }
 "What each stage of Figure 3 trains on."
@@ -443,20 +443,6 @@ def stage_recipe(network: str, stages: tuple[str, ...]) -> Recipe:
 
 
 RECIPES = tuple(stage_recipe(network, stages) for network, stages in paths())
-
-# %% ../chapters/12_cascade_finetuning.ipynb #combine
-def combine(many: FaceTable, few: FaceTable, size: int = 112) -> FaceTable:
-    """Both sets in one table of grey size x size images; all faces of `many` train, those of `few` keep their split (paper, 3.3, FER32 + EmotiW).
-
-    The rows of `few` are numbered on after those of `many`. ValueError if the classes differ.
-    """
-    if many.classes != few.classes:
-        raise ValueError(f"{many.name} and {few.name} have other classes; give both the same, in the same order.")
-    images = np.array([_sized(image, size)
-                       for table in (many, few) for image in table.images])
-    columns = ["row", "split", "emotion"]
-    frames = many.frame[columns].assign(split="train"), few.frame[columns].assign(row=few.frame["row"] + many.frame["row"].max() + 1)
-    return FaceTable(images, pd.concat(frames, ignore_index=True), few.classes, f"{many.name}+{few.name}")
 
 # %% ../chapters/12_cascade_finetuning.ipynb #leave-out-table
 def leave_out(faces: FaceTable, actor: object) -> FaceTable:
@@ -713,9 +699,11 @@ def film_study(embed: Callable[[FaceTable], np.ndarray], features: str, out: Pat
 
 
 def film_features() -> dict[str, Callable[[FaceTable], np.ndarray]]:
-    """The three kinds of features of this book's study: a face network, an ImageNet network, and the face network with random weights (seed 0)."""
+    """The four kinds of features of this book's study: the book's best emotion network (the paper's FER stage, fine-tuned as a whole), the face
+    network that it started from, an ImageNet network, and the face network with random weights (seed 0)."""
+    expert = load_model(claims.best_model())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        nets = {"dlib": (backbones.pretrained("dlib", "face"), 150), "lite0": (backbones.pretrained("tf_efficientnet_lite0", "imagenet"), 112),
+        nets = {"emotion": (backbones.Penultimate(expert.model, expert.mean, expert.sd), expert.recipe.size), "dlib": (backbones.pretrained("dlib", "face"), 150), "lite0": (backbones.pretrained("tf_efficientnet_lite0", "imagenet"), 112),
                 "untrained": (backbones.pretrained("dlib", ""), 150)}
     return {name: lambda faces, net=net, size=size: backbones.features(faces, net, size) for name, (net, size) in nets.items()}

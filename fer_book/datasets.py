@@ -37,7 +37,7 @@ __all__ = ['SPLITS', 'OFFICIAL', 'FERPLUS_FOLDERS', 'SPLIT_FOLDERS', 'CLASS_FOLD
            'AFFECTNET_COLUMNS', 'DATASETS', 'DataError', 'DataMissing', 'write_atomic', 'progress', 'grey', 'FaceTable',
            'draw_faces', 'read_parquet', 'read_csv', 'with_votes', 'read_ferplus', 'with_ferplus_labels', 'read_folder',
            'read_rafdb', 'read_sfew', 'read_affectnet', 'DataSet', 'data_dir', 'project_home', 'cache_dir', 'load',
-           'load_or_embedded', 'notice', 'class_balance', 'duplicate_groups', 'leaked', 'duplicates',
+           'combine', 'load_or_embedded', 'notice', 'class_balance', 'duplicate_groups', 'leaked', 'duplicates',
            'conflicting_labels', 'near_duplicates', 'near_leaked', 'not_faces', 'label_agreement', 'rater_accuracy',
            'HumanCeiling', 'human_ceiling', 'audit', 'catalogue', 'check', 'prepare']
 
@@ -1041,9 +1041,11 @@ def load(name: str, root: str | Path | None = None, size: int | None = None) -> 
 
     `name`: fer2013, ferplus, faces_news, faces_film, rafdb, sfew, affectnet, schematic (drawn faces, no file needed), or
     the name of a folder, .parquet or .csv of your own. `size`: fit images into size x size pixels (aspect kept, black
-    beside it); by default their own size, 112 for sfew and affectnet. Raises `DataMissing` if it is not there and
-    `DataError` if it is damaged.
+    beside it); by default their own size, 112 for sfew and affectnet. "many+few" puts two sets into one, see `combine`. Raises
+    `DataMissing` if it is not there and `DataError` if it is damaged.
     """
+    if "+" in name:
+        return combine(*(load(part, root, size or 112) for part in name.split("+", 1)))
     if name == "schematic":
         return _schematic(size or 48)
     if name == "ferplus":
@@ -1069,6 +1071,18 @@ def _read_or_cached(name: str, root: str | Path | None, size: int | None) -> tup
     except OSError as e:
         raise DataError(f"{e.filename or found.path}: cannot be read ({e.strerror or e}); check its permissions, or copy the data "
                         "set again") from e
+
+
+def combine(many: FaceTable, few: FaceTable) -> FaceTable:
+    """Two sets as one grey table: all faces of `many` train but those of its test split, which are left out; those of `few` keep their split.
+
+    The rows of `few` are numbered on after those of `many`. DataError if the classes or the sizes of the images differ.
+    """
+    if many.classes != few.classes or many.images.shape[1:3] != few.images.shape[1:3]:
+        raise DataError(f"{many.name} and {few.name} have other classes or sizes of images; give both the same, classes in the same order.")
+    kept, columns = many[(many.frame["split"] != "test").to_numpy()].grey(), ["row", "split", "emotion"]
+    frames = kept.frame[columns].assign(split="train"), few.frame[columns].assign(row=few.frame["row"] + many.frame["row"].max() + 1)
+    return FaceTable(np.concatenate([kept.images, few.grey().images]), pd.concat(frames, ignore_index=True), few.classes, f"{many.name}+{few.name}")
 
 
 def load_or_embedded(name: str, root: str | Path | None = None) -> FaceTable:

@@ -9,7 +9,7 @@ from .training import Recipe
 
 # %% auto #0
 __all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'TAUGHT',
-           'ABLATIONS', 'ShallowCNN', 'deep']
+           'LESS', 'ABLATIONS', 'ShallowCNN', 'deep']
 
 # %% ../chapters/10_emotions_classification.ipynb #network
 class ShallowCNN(nn.Module):
@@ -100,11 +100,16 @@ DEEP = (
            profiles={"cpu": {"epochs": 26, "differs": (RATED, *DISTILLED, "26 epochs")}}),
 )
 RECIPES += DEEP
-TAUGHT = ("trained on from shallow-cnn-crowd", "seven tenths of each training target are what dlib-distilled answers")
+TAUGHT = "seven tenths of each training target are what dlib-distilled answers"
+LESS = ("dlib-distilled without its last block, trained on with faces enlarged to 72 pixels", TAUGHT)
 RECIPES += (
     Recipe(name="shallow-cnn-small", model="fer_book.shallow_cnn:ShallowCNN", model_args={"widths": (32, 64, 192, 384)}, rotate=10, scale=0.1, shift=0.05,
            start="shallow-cnn-crowd", teacher="dlib-distilled", teacher_share=0.7, lr=2e-3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=128,
-           comparable=False, differs=(RATED, *TAUGHT), profiles={"cpu": {"epochs": 16, "differs": (RATED, *TAUGHT, "16 epochs")}}),
+           comparable=False, differs=(RATED, "trained on from shallow-cnn-crowd", TAUGHT),
+           profiles={"cpu": {"epochs": 16, "differs": (RATED, "trained on from shallow-cnn-crowd", TAUGHT, "16 epochs")}}),
+    Recipe(name="dlib-small", model="fer_book.backbones:Backbone", model_args=FACE | {"n_blocks": 13, "dropout": 0.3}, size=72, rotate=10, scale=0.1, shift=0.05,
+           start="dlib-distilled", teacher="dlib-distilled", teacher_share=0.7, lr=3e-4, weight_decay=0.02, schedule="one-cycle", epochs=40, batch_size=64,
+           comparable=False, differs=(RATED, *LESS), profiles={"cpu": {"epochs": 12, "differs": (RATED, *LESS, "12 epochs")}}),
 )
 
 # %% ../chapters/10_emotions_classification.ipynb #ablation-recipes

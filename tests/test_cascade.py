@@ -396,14 +396,6 @@ def made_up_film(n=80):
     return FaceTable(rng.integers(256, size=(n, 12, 12), dtype=np.uint8), frame, FER2013_EMOTIONS, "faces_film")
 
 
-def test_combine_keeps_only_the_few_for_validation():
-    film = made_up_film()
-    few = cascade.leave_out(film, "b")
-    both = cascade.combine(film, few, 8)
-    assert len(both) == 160 and both.images.shape == (160, 8, 8) and both.frame["row"].is_unique
-    assert both.frame["split"].tolist() == ["train"] * 80 + few.frame["split"].tolist()
-
-
 def test_leave_out_splits_by_actor():
     film = cascade.leave_out(made_up_film(), "d")
     assert film.frame.groupby("subject")["split"].unique().map(list).to_dict() == {"a": ["valid"], "b": ["train"], "c": ["train"], "d": ["test"]}

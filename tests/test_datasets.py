@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -602,3 +603,14 @@ def test_real_faces_are_read_fast_and_small(real_data, tmp_path):
                                                      text=True).stdout.split())) for _ in range(2))
     assert first[0] < 15 and first[1] < 600, first
     assert second[0] < 1 and second[1] < 600, second
+
+
+def test_two_sets_become_one_without_the_test_faces_of_the_larger(tmp_path, monkeypatch):
+    frame = lambda splits: pd.DataFrame({"row": np.arange(len(splits)) + 3, "split": splits, "emotion": 1})
+    many = FaceTable(np.full((4, 8, 8, 3), 40, np.uint8), frame(["train", "valid", "test", "train"]), FER2013_EMOTIONS, "many")
+    few = FaceTable(np.full((3, 8, 8), 90, np.uint8), frame(["valid", "train", "test"]), FER2013_EMOTIONS, "few")
+    both = datasets.combine(many, few)
+    assert both.frame["split"].tolist() == ["train"] * 3 + ["valid", "train", "test"] and both.frame["row"].is_unique
+    assert both.images[:, 0, 0].tolist() == [40] * 3 + [90] * 3 and both.name == "many+few"
+    with pytest.raises(DataError, match="sizes of images"):
+        datasets.combine(many, replace(few, images=few.images[:, :5, :5]))
