@@ -663,11 +663,13 @@ def record(source: Source, profile: str = "cpu", out: Path | None = None, tables
 
 # %% ../chapters/13_cake.ipynb #read
 def recorded(home: Path | None = None) -> dict[str, Path]:
-    """The folder of the latest recorded study of each kind of features: "emotion" and "face", as far as there are any."""
+    """The folder of the latest recorded study of each kind of features, "emotion" and "face"; then those on other networks, by the network's name."""
     folders = [path.parent for path in (Path(home or project_home()) / "results").glob("[!.]*/heads.safetensors")]
     told = {folder: json.loads((folder / "run.json").read_text()) for folder in folders}
     oldest_first = sorted(folders, key=lambda folder: told[folder]["finished"])
-    return {told[folder]["recipe"]["name"].removeprefix("cake-"): folder for folder in oldest_first}
+    latest = {told[folder]["recipe"]["name"].removeprefix("cake-"): folder for folder in oldest_first}
+    of_network = {told[folder]["recipe"]["model_args"]["network"]: folder for folder in oldest_first}
+    return latest | {network: folder for network, folder in of_network.items() if folder not in latest.values()}
 
 
 def read_heads(folder: Path) -> tuple[dict[str, Heads], Tensor, Tensor]:
@@ -684,9 +686,14 @@ def read_heads(folder: Path) -> tuple[dict[str, Heads], Tensor, Tensor]:
 
 
 def read_study(folder: Path) -> list[claims.Run]:
-    """The answers of a recorded study as runs with one-hot probabilities, one for each setting, seed, classifier and domain."""
+    """The answers of a recorded study as runs with one-hot probabilities, one for each setting, seed, classifier and domain.
+
+    A run is named after them, "cake-3-fer2013" or "cake-3-fer2013-on-faces_film"; "face-" before it unless the features are an emotion network's.
+    """
     record, answers = json.loads((folder / "run.json").read_text()), pd.read_parquet(folder / "answers.parquet")
     counts = record["profile"] in ("cpu", "gpu") and not record["embedded"]
+    kind = record["recipe"]["name"].removeprefix("cake").removeprefix("-emotion")
+    kind = f"{kind[1:]}-" if kind else ""
     settings = json.dumps(record["recipe"]["model_args"] | {"lr": record["recipe"]["lr"], "epochs": record["recipe"]["epochs"]}, sort_keys=True)
     runs = []
     for column in (c for c in answers if c.count("/") == 2):
@@ -694,7 +701,7 @@ def read_study(folder: Path) -> list[claims.Run]:
         for dataset, part in answers[answers[column] >= 0].groupby("dataset"):
             p = np.eye(N_CLASSES, dtype=np.float32)[part[column].to_numpy()]
             table = part[["row", "emotion", "leaked"]].reset_index(drop=True).assign(split="test", **{f"p_{c}": p[:, i] for i, c in enumerate(FER2013_EMOTIONS)})
-            name = f"{setting}-{head}" if head == dataset else f"{setting}-{head}-on-{dataset}"
+            name = f"{kind}{setting}-{head}" if head == dataset else f"{kind}{setting}-{head}-on-{dataset}"
             runs.append(claims.Run(f"{folder.name}/{setting}/{seed}/{head}/{dataset}", name, settings, record["profile"], int(seed), tuple(record["differs"]),
                                    record["differs_kind"] == "major", record["finished"], dataset, record["domains"][dataset]["fingerprint"], counts, table))
     return runs

@@ -1,5 +1,7 @@
 """CAKE: losses by hand, runs trained together against runs alone, and spaces whose relation is known."""
+import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -287,6 +289,24 @@ def test_a_recorded_study_reads_back(small_study):
         assert metrics.macro_f1(table["emotion"].to_numpy(), named) == pytest.approx(row["macro_f1"])
         assert not runs[name, 1].counts and runs[name, 1].major
     assert ("va+1-fer2013", 0) in runs and ("av-faces_film", 0) in runs
+
+
+def test_studies_are_found_by_kind_then_by_network(tmp_path):
+    for day, (kind, network) in enumerate([("emotion", "a"), ("face", "b"), ("emotion", "c"), ("emotion", "c")]):
+        folder = tmp_path / "results" / f"run-{day}"
+        folder.mkdir(parents=True)
+        (folder / "heads.safetensors").touch()
+        told = {"finished": f"2024-01-0{day + 1}", "recipe": {"name": f"cake-{kind}", "model_args": {"network": network}}}
+        (folder / "run.json").write_text(json.dumps(told))
+    assert {kind: folder.name for kind, folder in cake.recorded(tmp_path).items()} == {"emotion": "run-3", "face": "run-1", "a": "run-0"}
+
+
+def test_only_studies_of_an_emotion_network_answer_the_papers_rows(small_study, tmp_path):
+    shutil.copytree(small_study, tmp_path / "face")
+    record = json.loads((tmp_path / "face" / "run.json").read_text())
+    record["recipe"]["name"] = "cake-face"
+    (tmp_path / "face" / "run.json").write_text(json.dumps(record))
+    assert {run.recipe for run in cake.read_study(tmp_path / "face")} == {f"face-{run.recipe}" for run in cake.read_study(small_study)}
 
 
 def test_recorded_heads_give_the_recorded_points(small_study):
