@@ -364,17 +364,19 @@ def read_runs(results: str | Path) -> list[Run]:
     return runs + [run for folder in studies for run in importlib.import_module("fer_book.cake").read_study(folder)]
 
 
-def best_model(home: str | Path | None = None, target: str = "emotion") -> str:
+def best_model(home: str | Path | None = None, target: str = "emotion", most_parameters: float = math.inf) -> str:
     """The run id of the published network that is best on PublicTest of FER-2013, never on its test split.
 
-    `target`: "emotion", by accuracy, or "vad", by the mean correlation of valence, arousal and dominance. It looks in `models/` and `results/` of
-    `home`, by default of `project_home()`: $FER_BOOK_HOME, a checkout around the working folder, or the checkout that the package is installed from
+    `target`: "emotion", by accuracy, or "vad", by the mean correlation of valence, arousal and dominance; networks with more than
+    `most_parameters` are left out. It looks in `models/` and `results/` of `home`, by default of `project_home()`: $FER_BOOK_HOME, a checkout around the working folder, or the checkout that the package is installed from
     (`pip install -e`). DataMissing where there is none.
     """
     home, scores = Path(home or project_home()), {}
     for path in sorted((home / "models").glob("*.safetensors")):
         run = read_run(home / "results" / path.stem) if (home / "results" / path.stem).is_dir() else None
         if run is None or run.dataset != "fer2013" or json.loads(run.settings).get("target", "emotion") != target:
+            continue
+        if json.loads((home / "results" / path.stem / "run.json").read_text())["n_parameters"] > most_parameters:
             continue
         part = run.part("valid")
         if target == "emotion":

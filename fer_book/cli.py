@@ -350,7 +350,7 @@ def bench_predict(args) -> int:
     with progress("measuring faces per second"), TemporaryDirectory() as folder:
         from fer_book import claims, predict, training
 
-        run_id = args.model or claims.best_model()
+        run_id = args.model or claims.best_model(most_parameters=predict.SMALL)
         trained = training.load_model(run_id)
         table = predict.bench_predict(trained, predict.to_onnx(trained, Path(folder) / "network.onnx"))
     show(table.round(2).reset_index(names=run_id))
@@ -415,7 +415,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("bench", "measure speed: training images, or with `predict` faces, per second", bench)
     sub.add_argument("what", metavar="RECIPE|predict", nargs="?", default="shallow-cnn-paper", help="a recipe's name (default: %(default)s), or predict")
-    sub.add_argument("--model", metavar="RUN-ID", help="with predict: a network of models/ (default: the best on PublicTest)")
+    sub.add_argument("--model", metavar="RUN-ID", help="with predict: a network of models/ (default: the best on PublicTest that has at most 5 million parameters)")
     return top
 
 

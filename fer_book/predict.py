@@ -28,8 +28,9 @@ from .schematic import generate
 from .training import TrainedModel, load_model
 
 # %% auto #0
-__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'recall_draws', 'rare_fall_more', 'read_image', 'crop_faces', 'Predictor', 'draw_table',
-           'frames', 'read_source', 'path_of', 'jitter', 'plot_path', 'to_onnx', 'onnx_session', 'bench_predict']
+__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'SMALL', 'recall_draws', 'rare_fall_more', 'read_image', 'crop_faces', 'Predictor',
+           'draw_table', 'frames', 'read_source', 'path_of', 'jitter', 'plot_path', 'to_onnx', 'onnx_session',
+           'bench_predict']
 
 # %% ../chapters/30_in_the_wild.ipynb #draws
 def recall_draws(y_true: np.ndarray, y_pred: np.ndarray, subject: np.ndarray, n_classes: int = 7, n_resamples: int = 2000,
@@ -297,6 +298,10 @@ def plot_path(path: pd.DataFrame, ax: Axes, smooth: float = 0.2) -> Axes:
     return ax
 
 # %% ../chapters/30_in_the_wild.ipynb #onnx
+SMALL = 5e6
+"Parameters of a network that the book calls small."
+
+
 class _Whole(nn.Module):
     """A trained network from grey levels to its answer, as one module: (N, C, S, S) uint8 -> (N, K) float32."""
 
