@@ -109,7 +109,7 @@ RECIPES += (
            profiles={"cpu": {"epochs": 16, "differs": (RATED, "trained on from shallow-cnn-crowd", TAUGHT, "16 epochs")}}),
     Recipe(name="dlib-small", model="fer_book.backbones:Backbone", model_args=FACE | {"n_blocks": 13, "dropout": 0.3}, size=72, rotate=10, scale=0.1, shift=0.05,
            start="dlib-distilled", teacher="dlib-distilled", teacher_share=0.7, lr=3e-4, weight_decay=0.02, schedule="one-cycle", epochs=40, batch_size=64,
-           comparable=False, differs=(RATED, *LESS), profiles={"cpu": {"epochs": 12, "differs": (RATED, *LESS, "12 epochs")}}),
+           comparable=False, differs=(RATED, *LESS), profiles={"cpu": {"epochs": 28, "differs": (RATED, *LESS, "28 epochs")}}),
 )
 
 # %% ../chapters/10_emotions_classification.ipynb #ablation-recipes
