@@ -26,9 +26,9 @@ __all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTE
            'METRICS', 'TARGET_SPREAD', 'ClaimError', 'Claim', 'read_ledger', 'read_claims', 'fer2013_count',
            'rest_of_count', 'rated_count', 'norm', 'mean_sd_of_norms', 'same_as', 'difference', 'count_above', 'quoted',
            'resnet18_convolutions', 'inception_parameters', 'find_checks', 'recompute', 'agrees', 'Run', 'read_run',
-           'read_runs', 'best_model', 'check_labels', 'judge', 'judge_order', 'class_recall', 'Metric', 'score',
-           'compare', 'soft_vote', 'ensembles', 'find_groups', 'other_spread', 'another_quantity', 'differences',
-           'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts', 'scoreboard']
+           'read_runs', 'best_model', 'check_labels', 'judge', 'judge_order', 'class_recall', 'rare_minus_common',
+           'Metric', 'score', 'compare', 'soft_vote', 'ensembles', 'find_groups', 'other_spread', 'another_quantity',
+           'differences', 'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts', 'scoreboard']
 
 # %% ../chapters/06_claims.ipynb #errors
 class ClaimError(ValueError):
@@ -457,6 +457,16 @@ def class_recall(y_true: np.ndarray, y_pred: np.ndarray, label: int) -> float:
     return float(table[label, label] / table[label].sum()) if table[label].any() else math.nan
 
 
+def rare_minus_common(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Mean recall of surprise and anger minus that of neutral and happiness, -1 to 1; nan if one of them does not occur.
+
+    Of the five classes of which `faces_news` has more than a dozen faces, these are the two rarest and the two commonest in FER-2013.
+    """
+    rare, common = ([class_recall(y_true, y_pred, FER2013_EMOTIONS.index(name)) for name in names]
+                    for names in (("surprise", "anger"), ("neutral", "happiness")))
+    return float(np.mean(rare) - np.mean(common))
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a measured row can name: a function of true and predicted labels, or of values where `dimension` says which ones.
@@ -472,6 +482,7 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(metrics.accuracy), "mean_recall": Metric(metrics.mean_recall), "macro_f1": Metric(metrics.macro_f1),
+    "rare_minus_common": Metric(rare_minus_common),
     **{f"recall_{name}": Metric(partial(class_recall, label=label)) for label, name in enumerate(FER2013_EMOTIONS)},
     **{f"{d}_rmse": Metric(metrics.rmse, d, True, True) for d in VAD}, **{f"{d}_mae": Metric(metrics.mae, d, True, True) for d in VAD},
     **{f"{d}_pearson": Metric(metrics.pearson, d) for d in VAD}, **{f"{d}_ccc": Metric(metrics.ccc, d) for d in VAD},
@@ -518,7 +529,11 @@ def score(group: list[Run], claim: Claim, leaks: bool = True) -> metrics.Interva
 
 
 def compare(a: list[Run], b: list[Run], claim: Claim, leaks: bool = True) -> metrics.Difference:
-    """Metric of group a minus metric of group b on the images that both predict, in the claim's unit."""
+    """Metric of group a minus metric of group b, in the claim's unit: on the images that both predict, or on all of each if the data sets differ."""
+    if a[0].dataset != b[0].dataset:
+        of_a, of_b = (_predictions(group, claim, leaks) for group in (a, b))
+        *interval, p = metrics.unpaired_bootstrap(METRICS[claim.metric].function, *of_a, *of_b)
+        return metrics.Difference(*(claim.scale * v for v in interval), p)
     rows = np.intersect1d(*(_table(side[0], claim.split, leaks, bool(METRICS[claim.metric].dimension))["row"] for side in (a, b)))
     (y_true, of_a), (y_other, of_b) = (_predictions(group, claim, leaks, rows) for group in (a, b))
     if not np.array_equal(np.shape(y_true), np.shape(y_other)) or not np.array_equal(y_true, y_other):

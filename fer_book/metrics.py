@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['confusion', 'accuracy', 'mean_recall', 'macro_f1', 'rmse', 'mae', 'pearson', 'ccc', 'image_rmse',
            'threshold_accuracy', 'smallest_threshold', 'ece', 'soft_nll', 'at_temperature', 'fit_temperature',
-           'Interval', 'bootstrap', 'Difference', 'paired_bootstrap', 'McNemar', 'mcnemar']
+           'Interval', 'bootstrap', 'Difference', 'paired_bootstrap', 'unpaired_bootstrap', 'McNemar', 'mcnemar']
 
 # %% ../chapters/04_metrics.ipynb #imports
 from collections.abc import Callable, Sequence
@@ -379,7 +379,7 @@ def bootstrap(metric: Callable, y_true: np.ndarray, *predictions: np.ndarray, n_
 
 # %% ../chapters/04_metrics.ipynb #paired
 class Difference(NamedTuple):
-    """Metric of a minus metric of b on the same images, its interval, and a two-sided p value of "no difference"."""
+    """Metric of a minus metric of b, its interval, and a two-sided p value of "no difference"."""
 
     value: float
     low: float
@@ -389,6 +389,12 @@ class Difference(NamedTuple):
 
 def _seeds(prediction: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     return [prediction] if isinstance(prediction, np.ndarray) or np.ndim(prediction[0]) == 0 else list(prediction)
+
+
+def _difference(value: np.ndarray, draws: np.ndarray, level: float) -> Difference:
+    tail = 1 + np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
+    p = np.where(np.isnan(value), np.nan, np.minimum(1, 2 * tail / (len(draws) + 1)))
+    return Difference(*_interval(value, draws, level), _number(p))
 
 
 def paired_bootstrap(metric: Callable, y_true: np.ndarray, a: np.ndarray | Sequence[np.ndarray],
@@ -404,10 +410,17 @@ def paired_bootstrap(metric: Callable, y_true: np.ndarray, a: np.ndarray | Seque
     value = (np.mean([metric(y_true, y_pred) for y_pred in a], axis=0)
              - np.mean([metric(y_true, y_pred) for y_pred in b], axis=0))
     draws = _draw(metric, y_true, a + b, n_resamples, seed)
-    draws = draws[: len(a)].mean(axis=0) - draws[len(a) :].mean(axis=0)
-    tail = 1 + np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
-    p = np.where(np.isnan(value), np.nan, np.minimum(1, 2 * tail / (n_resamples + 1)))
-    return Difference(*_interval(value, draws, level), _number(p))
+    return _difference(value, draws[: len(a)].mean(axis=0) - draws[len(a) :].mean(axis=0), level)
+
+
+def unpaired_bootstrap(metric: Callable, y_a: np.ndarray, a: np.ndarray | Sequence[np.ndarray], y_b: np.ndarray,
+                       b: np.ndarray | Sequence[np.ndarray], n_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Difference:
+    """`paired_bootstrap` for two sets of images, `y_a` and `y_b`, that are resampled independently."""
+    a, b = _seeds(a), _seeds(b)
+    _check_plan(a and b, n_resamples, level)
+    means = [np.mean([metric(y, y_pred) for y_pred in part], axis=0) for y, part in ((y_a, a), (y_b, b))]
+    draws = [_draw(metric, y, part, n_resamples, seed + i).mean(axis=0) for i, (y, part) in enumerate(((y_a, a), (y_b, b)))]
+    return _difference(means[0] - means[1], draws[0] - draws[1], level)
 
 
 class McNemar(NamedTuple):

@@ -3,12 +3,14 @@
 # %% ../chapters/30_in_the_wild.ipynb #imports
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,17 +22,17 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
-from . import claims, metrics
+from . import claims, datasets, metrics
 from .cascade import detect_faces
 from .datasets import DataError, grey, write_atomic
 from .emotions import COLORS, VAD, plot_circumplex
 from .schematic import generate
-from .training import TrainedModel, load_model
+from .training import Fit, TrainedModel, describe_run, load_model, predict_split, write_run
 
 # %% auto #0
-__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'SMALL', 'recall_draws', 'rare_fall_more', 'read_image', 'crop_faces', 'Predictor',
-           'draw_table', 'frames', 'read_source', 'path_of', 'jitter', 'plot_path', 'to_onnx', 'onnx_session',
-           'bench_predict']
+__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'SMALL', 'recall_draws', 'rare_fall_more', 'record_elsewhere', 'read_image', 'crop_faces',
+           'Predictor', 'draw_table', 'frames', 'read_source', 'path_of', 'jitter', 'plot_path', 'to_onnx',
+           'onnx_session', 'bench_predict']
 
 # %% ../chapters/30_in_the_wild.ipynb #draws
 def recall_draws(y_true: np.ndarray, y_pred: np.ndarray, subject: np.ndarray, n_classes: int = 7, n_resamples: int = 2000,
@@ -68,6 +70,23 @@ def rare_fall_more(fall: np.ndarray, training_counts: np.ndarray) -> metrics.Dif
     drawn = gap[1:][~np.isnan(gap[1:])]
     tail = 1 + min((drawn <= 0).sum(), (drawn >= 0).sum())
     return metrics.Difference(float(gap[0]), *map(float, np.quantile(drawn, [0.025, 0.975])), min(1.0, float(2 * tail / (len(drawn) + 1))))
+
+# %% ../chapters/30_in_the_wild.ipynb #elsewhere
+def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = None, home: Path | None = None) -> Path:
+    """Record what the published network of a run answers on faces of another data set, as the run `<recipe>-on-<data set>`; returns its folder.
+
+    All labelled `faces` count as test faces: the network has trained on none of them. `out` defaults to `results/`.
+    """
+    home = Path(home or datasets.project_home())
+    trained, told = load_model(run_id, home), json.loads((home / "results" / run_id / "run.json").read_text())
+    recipe = replace(trained.recipe, name=f"{trained.recipe.name}-on-{faces.name}", dataset=faces.name, differs=tuple(told["differs"]), comparable=told["differs_kind"] == "minor")
+    run_id = recipe.run_id(told["profile"], told["seed"])
+    done = Fit(run_id, Path(out or home / "results") / run_id, True, pd.DataFrame({"epoch": [0], "seconds": [0.0]}))
+    faces = faces[np.isin(faces.frame["emotion"], range(len(trained.classes)))]
+    grey = replace(faces.grey(), frame=faces.frame.assign(split="test"), classes=trained.classes)
+    predictions = predict_split(trained, grey, np.array([]))
+    write_run(done, describe_run(done, recipe, told["profile"], told["seed"], faces, {"n_train": 0, "n_valid": 0, "n_test": len(faces)}, torch.device("cpu")), predictions)
+    return done.path
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image
 def _eight_bit(pixels: np.ndarray, where: str) -> np.ndarray:

@@ -316,3 +316,16 @@ def test_temperature_is_found_and_changes_no_answer():
     assert np.allclose(m.at_temperature(np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]), 0.5), [[2 / 3, 1 / 6, 1 / 6], [1, 0, 0]])
     drawn = np.array([rng.choice(5, p=row) for row in truth])
     assert m.ece(cooled, drawn) < 0.03 < m.ece(too_sure, drawn)
+
+
+def test_unpaired_bootstrap_has_the_variance_of_both_sets():
+    rng = np.random.default_rng(0)
+    y_a, y_b = np.zeros(400, int), np.zeros(100, int)
+    a, b = (rng.random(400) < 0.2).astype(int), (rng.random(100) < 0.5).astype(int)
+    found = m.unpaired_bootstrap(m.accuracy, y_a, a, y_b, b)
+    share = [np.mean(a == 0), np.mean(b == 0)]
+    assert found.value == pytest.approx(share[0] - share[1])
+    sd = np.sqrt(share[0] * (1 - share[0]) / 400 + share[1] * (1 - share[1]) / 100)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * sd, rel=0.1) and found.p < 0.01
+    same = m.unpaired_bootstrap(m.accuracy, y_a, a, y_a, a)
+    assert same.value == 0 and same.p > 0.5
