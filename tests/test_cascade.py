@@ -418,10 +418,10 @@ def test_recorded_heads_are_runs_that_the_ledger_reads(tmp_path, monkeypatch):
 def test_film_study_writes_what_the_chapter_reads(tmp_path, monkeypatch):
     film, rng = made_up_film(), np.random.default_rng(2)
     fer = FaceTable(rng.integers(256, size=(140, 12, 12), dtype=np.uint8), pd.DataFrame({
-        "row": np.arange(140), "split": ["train"] * 100 + ["test"] * 40, "emotion": np.arange(140) % 7}), FER2013_EMOTIONS, "fer2013")
+        "row": np.arange(140), "split": ["train"] * 80 + ["valid"] * 20 + ["test"] * 40, "emotion": np.arange(140) % 7}), FER2013_EMOTIONS, "fer2013")
     monkeypatch.setattr(datasets, "load", lambda name, *_: {"fer2013": fer, "faces_film": film}[name])
     folder = cascade.film_study(lambda faces: faces.images.reshape(len(faces), -1)[:, :6] / 255.0, "pixels", tmp_path / "results")
-    assert folder.name.startswith("film-staged-pixels-cpu-s0-") and len(list((tmp_path / "results").iterdir())) == 4
+    assert folder.name.startswith("film-staged-pixels-cpu-s0-") and len(list((tmp_path / "results").iterdir())) == 5
     tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("curve", "resolution", "forgetting")}
     assert sorted(set(tables["curve"]["faces"])) == [0, 25, 50, 100, 200, 400, 1000] and set(tables["curve"]["seed"]) == {0, 1, 2}
     assert len(tables["forgetting"]) == 5 and tables["resolution"]["trained_on"].nunique() == 3
