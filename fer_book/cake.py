@@ -23,7 +23,7 @@ from . import claims, datasets, metrics
 from .backbones import Penultimate, features, pretrained
 from .datasets import DataMissing, FaceTable, project_home
 from .emotions import FER2013_EMOTIONS, VAD, votes_to_vad
-from .training import Fit, Recipe, TrainedModel, cutout, describe_run, load_model, thin, write_run
+from .training import Fit, Recipe, cutout, describe_run, load_model, thin, write_run
 
 # %% auto #0
 __all__ = ['DOMAINS', 'N_CLASSES', 'OFFICIAL_SIZES', 'CHECKS', 'CAKE3_NORM', 'SIZES', 'SETTINGS', 'QUOTED', 'hold_out',

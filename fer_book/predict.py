@@ -83,8 +83,8 @@ def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = 
     run_id = recipe.run_id(told["profile"], told["seed"])
     done = Fit(run_id, Path(out or home / "results") / run_id, True, pd.DataFrame({"epoch": [0], "seconds": [0.0]}))
     faces = faces[np.isin(faces.frame["emotion"], range(len(trained.classes)))]
-    grey = replace(faces.grey(), frame=faces.frame.assign(split="test"), classes=trained.classes)
-    predictions = predict_split(trained, grey, np.array([]))
+    tested = replace(faces.grey(), frame=faces.frame.assign(split="test"), classes=trained.classes)
+    predictions = predict_split(trained, tested, np.array([]))
     write_run(done, describe_run(done, recipe, told["profile"], told["seed"], faces, {"n_train": 0, "n_valid": 0, "n_test": len(faces)}, torch.device("cpu")), predictions)
     return done.path
 
