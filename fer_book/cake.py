@@ -121,8 +121,7 @@ def share_of(values: Mapping[str, float], part: str, *whole: str) -> float:
     return 100 * size(part) / sum(map(size, whole))
 
 
-CHECKS = {f.__name__: f for f in (official_size, share_of)}
-"Checks of this paper's arithmetic rows, by the name that the ledger uses."
+CHECKS = {f.__name__: f for f in (official_size, share_of)}  # what the ledger's arithmetic rows call
 
 # %% ../chapters/13_cake.ipynb #settings
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def show_table(df: pd.DataFrame, caption: str | None = None) -> None:
         html = df.to_html(border=0, index=not plain_index, na_rep="–")
     else:
         html = df.to_html()
-    html = re.sub(r"<td>([^<]{20,})</td>", lambda cell: f'<td style="min-width:{min(13, len(cell[1]) // 4)}em">{cell[1]}</td>', html)
+    html = re.sub(r"<td>([^<]{20,})</td>", lambda cell: f'<td style="min-width:{min(18, 3 + len(cell[1]) // 12)}em">{cell[1]}</td>', html)
     head, tag, body = html.partition("<table")
     if caption is not None:
         attributes, close, rows = body.partition(">")
