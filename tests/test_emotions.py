@@ -271,8 +271,8 @@ def test_a_sentence_in_a_table_gets_room(monkeypatch):
 
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda html: shown.append(html.data))
-    em.show_table(pd.DataFrame({"short": ["a"], "long": ["many " * 12], "essay": ["& more" * 100]}))
-    assert "<td>a</td>" in shown[0] and '<td style="min-width:8em">many' in shown[0] and '<td style="min-width:18em">&amp;' in shown[0]
+    em.show_table(pd.DataFrame({"short": ["a"], "long": ["several " * 9 + "more"], "essay": ["& more" * 100]}))
+    assert "<td>a</td>" in shown[0] and '<td style="min-width:9em">several' in shown[0] and '<td style="min-width:18em">&amp;' in shown[0]
 
 
 # --- reliability of votes, and back from points to words ---------------------------------------------------------------------
