@@ -300,11 +300,13 @@ BODIES = {
     "dlib": {"model_args": DLIB, "size": 150, "lr": 3e-4, "head_lr": 3.0, "epochs": 30, "differs": (FACE, TRUNCATED, *FAIR)},
     "frozen": {"model_args": DLIB, "differs": (FACE, TRUNCATED, "frozen", *FAIR)} | FROZEN,
     "standardised": {"model_args": DLIB | {"standardise": True}, "differs": (FACE, TRUNCATED, "standardised", *FAIR)} | FROZEN,
+    "distilled": {"model_args": {"backbone": "dlib", "weights": "face"}, "size": 112, "lr": 3e-4, "head_lr": 3.0, "epochs": 30, "start": "dlib-distilled",
+                  "differs": (f"{FACE}, first trained on the seven emotions and on another network's answers", *FAIR)},
     "resnet18": {"model_args": {"backbone": "resnet18"}, "size": 96, "lr": 1e-3, "epochs": 30, "differs": ("another network: ResNet-18 from scratch", *FAIR)}}
 ON_TWO_CORES = {
     "dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned",
              "differs": (f"{FACE}, first trained on the seven emotions", TRUNCATED, *FAIR, "5 epochs", NORMS_OF_TEXT)},
-    "resnet18": {"size": 48, "epochs": 12}}
+    "distilled": {"epochs": 12}, "resnet18": {"size": 48, "epochs": 12}}
 
 
 def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
@@ -327,6 +329,7 @@ RECIPES = (
     *(_fair("vad", network, pooling) for network in ("dlib", "resnet18", "standardised") for pooling in ("low-rank", "matched")),
     *(_fair("vad", "frozen", pooling) for pooling in ("global", "bilinear", "low-rank", "matched")),
     _fair("vad", "standardised", "compact"),
+    _fair("vad", "distilled", "global"),
     _fair("vad", "standardised", "bilinear", name="vad-standardised-bilinear-fitted", norms="fitted", differs=(FACE, TRUNCATED, "standardised", *FAIR)),
     _paper("vad", "resnet50", "bilinear", name="vad-resnet50-bilinear-fitted", norms="fitted", differs=(CODE, IMAGENET)),
 )
