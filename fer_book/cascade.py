@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import backbones, claims, datasets, metrics
 from .datasets import FaceTable
 from .emotions import FER2013_EMOTIONS
-from .training import Fit, Recipe, describe_run, load_model, write_run
+from .training import Recipe, load_model, record
 
 # %% auto #0
 __all__ = ['FIGURE4_CLASSES', 'SUBMISSIONS', 'DIRECT', 'CHECKS', 'SIDEWAYS', 'UP', 'DOWN', 'NETWORKS', 'STAGES', 'RECIPES',
@@ -668,14 +668,10 @@ def record_film(source: tuple[np.ndarray, np.ndarray], film: FaceTable, x: np.nd
         ways = {"fer32": lambda x, y: whole} | ways
     for scheme, fit in ways.items():
         recipe = film_recipe(scheme, features, strength, hold)
-        run_id = recipe.run_id(profile, 0)
-        done = Fit(run_id, Path(out) / run_id, True, pd.DataFrame({"epoch": [0], "seconds": [0.0]}))
         probabilities = leave_one_actor_out(fit, x, y, actor).astype(np.float32)
         predictions = film.frame[["row", "emotion"]].reset_index(drop=True).assign(split="test", leaked=False)
         predictions = predictions.assign(**{f"p_{c}": probabilities[:, k] for k, c in enumerate(film.classes)})
-        sizes = {"n_train": len(source[1]), "n_valid": 0, "n_test": len(film)}
-        write_run(done, describe_run(done, recipe, profile, 0, film, sizes, torch.device("cpu")), predictions)
-        folders.append(done.path)
+        folders.append(record(recipe, profile, 0, film, predictions, out, len(source[1])))
     return folders
 
 

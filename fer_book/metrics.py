@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['confusion', 'accuracy', 'mean_recall', 'macro_f1', 'rmse', 'mae', 'pearson', 'ccc', 'image_rmse',
            'threshold_accuracy', 'smallest_threshold', 'ece', 'soft_nll', 'at_temperature', 'fit_temperature',
-           'Interval', 'bootstrap', 'Difference', 'paired_bootstrap', 'unpaired_bootstrap', 'McNemar', 'mcnemar']
+           'Interval', 'bootstrap', 'Difference', 'difference', 'paired_bootstrap', 'unpaired_bootstrap', 'McNemar',
+           'mcnemar']
 
 # %% ../chapters/04_metrics.ipynb #imports
 from collections.abc import Callable, Sequence
@@ -391,7 +392,8 @@ def _seeds(prediction: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     return [prediction] if isinstance(prediction, np.ndarray) or np.ndim(prediction[0]) == 0 else list(prediction)
 
 
-def _difference(value: np.ndarray, draws: np.ndarray, level: float) -> Difference:
+def difference(value: np.ndarray, draws: np.ndarray, level: float = 0.95) -> Difference:
+    """A difference with the interval and p value of its resampled `draws` (n_resamples, ...): twice the smaller share on either side of 0."""
     tail = 1 + np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
     p = np.where(np.isnan(value), np.nan, np.minimum(1, 2 * tail / (len(draws) + 1)))
     return Difference(*_interval(value, draws, level), _number(p))
@@ -410,7 +412,7 @@ def paired_bootstrap(metric: Callable, y_true: np.ndarray, a: np.ndarray | Seque
     value = (np.mean([metric(y_true, y_pred) for y_pred in a], axis=0)
              - np.mean([metric(y_true, y_pred) for y_pred in b], axis=0))
     draws = _draw(metric, y_true, a + b, n_resamples, seed)
-    return _difference(value, draws[: len(a)].mean(axis=0) - draws[len(a) :].mean(axis=0), level)
+    return difference(value, draws[: len(a)].mean(axis=0) - draws[len(a) :].mean(axis=0), level)
 
 
 def unpaired_bootstrap(metric: Callable, y_a: np.ndarray, a: np.ndarray | Sequence[np.ndarray], y_b: np.ndarray,
@@ -420,7 +422,7 @@ def unpaired_bootstrap(metric: Callable, y_a: np.ndarray, a: np.ndarray | Sequen
     _check_plan(a and b, n_resamples, level)
     means = [np.mean([metric(y, y_pred) for y_pred in part], axis=0) for y, part in ((y_a, a), (y_b, b))]
     draws = [_draw(metric, y, part, n_resamples, seed + i).mean(axis=0) for i, (y, part) in enumerate(((y_a, a), (y_b, b)))]
-    return _difference(means[0] - means[1], draws[0] - draws[1], level)
+    return difference(means[0] - means[1], draws[0] - draws[1], level)
 
 
 class McNemar(NamedTuple):

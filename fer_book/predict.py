@@ -27,7 +27,7 @@ from .cascade import detect_faces
 from .datasets import DataError, grey, write_atomic
 from .emotions import COLORS, VAD, plot_circumplex
 from .schematic import generate
-from .training import Fit, TrainedModel, describe_run, load_model, predict_split, write_run
+from .training import TrainedModel, load_model, predict_split, record
 
 # %% auto #0
 __all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'SMALL', 'recall_draws', 'rare_fall_more', 'record_elsewhere', 'read_image', 'crop_faces',
@@ -68,8 +68,7 @@ def rare_fall_more(fall: np.ndarray, training_counts: np.ndarray) -> metrics.Dif
         raise ValueError("Fewer than two classes can be compared: give a set with more faces per class.")
     gap = fall[:, order[:half]].mean(1) - fall[:, order[-half:]].mean(1)
     drawn = gap[1:][~np.isnan(gap[1:])]
-    tail = 1 + min((drawn <= 0).sum(), (drawn >= 0).sum())
-    return metrics.Difference(float(gap[0]), *map(float, np.quantile(drawn, [0.025, 0.975])), min(1.0, float(2 * tail / (len(drawn) + 1))))
+    return metrics.difference(gap[0], drawn)
 
 # %% ../chapters/30_in_the_wild.ipynb #elsewhere
 def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = None, home: Path | None = None) -> Path:
@@ -80,13 +79,10 @@ def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = 
     home = Path(home or datasets.project_home())
     trained, told = load_model(run_id, home), json.loads((home / "results" / run_id / "run.json").read_text())
     recipe = replace(trained.recipe, name=f"{trained.recipe.name}-on-{faces.name}", dataset=faces.name, differs=tuple(told["differs"]), comparable=told["differs_kind"] == "minor")
-    run_id = recipe.run_id(told["profile"], told["seed"])
-    done = Fit(run_id, Path(out or home / "results") / run_id, True, pd.DataFrame({"epoch": [0], "seconds": [0.0]}))
     faces = faces[np.isin(faces.frame["emotion"], range(len(trained.classes)))]
     tested = replace(faces.grey(), frame=faces.frame.assign(split="test"), classes=trained.classes)
     predictions = predict_split(trained, tested, np.array([]))
-    write_run(done, describe_run(done, recipe, told["profile"], told["seed"], faces, {"n_train": 0, "n_valid": 0, "n_test": len(faces)}, torch.device("cpu")), predictions)
-    return done.path
+    return record(recipe, told["profile"], told["seed"], faces, predictions, Path(out or home / "results"))
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image
 def _eight_bit(pixels: np.ndarray, where: str) -> np.ndarray:

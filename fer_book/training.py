@@ -51,7 +51,7 @@ __all__ = ['SMOKE', 'RECIPES', 'Recipe', 'recipes', 'find_recipe', 'PixelRegress
            'StepSchedule', 'FrozenBody', 'RecordEpoch', 'build_model', 'label_accuracy', 'squared_error',
            'body_and_head', 'group_lrs', 'make_learner', 'schedule_callback', 'TrainedModel', 'load_model',
            'read_trained', 'trained_file', 'start_from', 'Fit', 'thin', 'epoch_line', 'fit', 'predict_split',
-           'describe_run', 'write_run', 'publish', 'bench']
+           'describe_run', 'write_run', 'record', 'publish', 'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -821,6 +821,15 @@ def write_run(done: Fit, description: dict, predictions: pd.DataFrame) -> None:
         raise OSError(f"{done.path} could not be written ({error.strerror or error}); free some space and run the same command again.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def record(recipe: Recipe, profile: str, seed: int, faces: FaceTable, predictions: pd.DataFrame, out: Path, n_train: int = 0) -> Path:
+    """Write a run that `fit` did not make: `predictions` for `faces`, all of them test faces; returns its folder in `out`."""
+    run_id = recipe.run_id(profile, seed)
+    done = Fit(run_id, Path(out) / run_id, True, pd.DataFrame({"epoch": [0], "seconds": [0.0]}))
+    sizes = {"n_train": n_train, "n_valid": 0, "n_test": len(faces)}
+    write_run(done, describe_run(done, recipe, profile, seed, faces, sizes, torch.device("cpu")), predictions)
+    return done.path
 
 
 def publish(run_id: str, home: Path | None = None) -> Path:

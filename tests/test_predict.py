@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from test_training import SMALL
 
-from fer_book import cli, predict, training
+from fer_book import claims, cli, datasets, predict, training
 from fer_book.datasets import DataError, DataMissing
 from fer_book.emotions import FER2013_EMOTIONS, VAD
 from fer_book.cascade import detect_faces
@@ -263,6 +263,17 @@ def test_rare_fall_more_knows_the_sign():
     told = predict.rare_fall_more(fall, counts)
     assert np.isclose(told.value, (0.3 + 0.2) / 2 - (0.1 + 0.1) / 2) and 0 < told.low < told.value < told.high and told.p < 0.01
     assert predict.rare_fall_more(-fall, counts).high < 0
+
+
+def test_answers_on_another_set_are_a_run_of_their_own(tmp_path):
+    run_id, faces = claims.best_model(ROOT, most_parameters=predict.SMALL), datasets.load("schematic")[np.arange(0, 2400, 300)]
+    faces = datasets.replace(faces, frame=faces.frame.assign(emotion=[0, 1, 2, 3, 4, -1, 5, 6]))  # one without a label
+    run = claims.read_run(predict.record_elsewhere(run_id, faces, tmp_path, ROOT))
+    assert run.recipe == f"{claims.read_run(ROOT / 'results' / run_id).recipe}-on-{faces.name}" and run.dataset == faces.name
+    part, kept = run.part("test"), faces.frame["emotion"] >= 0
+    assert part["row"].tolist() == faces.frame["row"][kept].tolist() and not part["leaked"].any()
+    trained = training.load_model(run_id, ROOT)
+    assert np.allclose(part[[f"p_{c}" for c in trained.classes]], trained(faces.images[kept]), atol=1e-6)
 
 
 def test_without_a_network_it_says_how_to_get_one(tmp_path, monkeypatch):
