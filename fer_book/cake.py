@@ -422,8 +422,13 @@ def class_centres(z: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def angles_around_neutral(centres: np.ndarray) -> np.ndarray:
-    """Directions from neutral to the other emotions, in radians: (7, 2) -> (6,), fewer where an emotion has no face."""
+    """Directions from neutral to the other emotions, in radians: (7, 2) -> (6,), fewer where an emotion has no face.
+
+    On a sphere (7, 3) they are taken in the plane that touches it at neutral.
+    """
     neutral = FER2013_EMOTIONS.index("neutral")
+    if centres.shape[1] == 3:
+        centres = centres @ np.linalg.svd(centres[[neutral]])[2][1:].T
     away = np.delete(centres - centres[neutral], neutral, 0)
     away = away[~np.isnan(away).any(1)]
     return np.arctan2(away[:, 1], away[:, 0])
@@ -434,7 +439,7 @@ def cyclic_agreement(a: np.ndarray, b: np.ndarray) -> float:
 
     1 means the same circular order up to rotation and mirror.
     """
-    turns = lambda angle: np.array([np.argsort(angle[list(t)]).tolist() in ([0, 1, 2], [1, 2, 0], [2, 0, 1]) for t in combinations(range(len(angle)), 3)])
+    turns = lambda angle: np.array([np.argsort(angle[list(t)] % (2 * np.pi)).tolist() in ([0, 1, 2], [1, 2, 0], [2, 0, 1]) for t in combinations(range(len(angle)), 3)])
     same = float(np.mean(turns(np.asarray(a)) == turns(np.asarray(b))))
     return max(same, 1 - same)
 
@@ -451,10 +456,11 @@ def procrustes_distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(procrustes(a, b)[2])
 
 
-def map_facts(z: np.ndarray, y: np.ndarray, vad: np.ndarray, at_origin: np.ndarray) -> dict[str, float]:
-    """Whether a plane of emotions looks like valence-arousal, on faces with votes.
+def map_facts(z: np.ndarray, y: np.ndarray, vad: np.ndarray, at_origin: np.ndarray | None = None) -> dict[str, float]:
+    """Whether a plane or a sphere of emotions looks like valence-arousal, on faces with votes.
 
-    z (N, 2), labels y (N,), the crowd's vad (N, 3), `at_origin` (J,): what each classifier names at z = 0. `order`: `cyclic_agreement` of the classes'
+    z (N, 2) or on the unit sphere (N, 3), labels y (N,), the crowd's vad (N, 3), `at_origin` (J,): what each classifier names at z = 0, a point that the sphere
+    lacks. `order`: `cyclic_agreement` of the classes'
     directions from neutral; `procrustes`: distance of the class centres; `neutral_at_origin`: share of classifiers;
     `neutral_rank`: 1 if neutral's centre is the nearest to the mean of all centres.
     """
@@ -463,8 +469,8 @@ def map_facts(z: np.ndarray, y: np.ndarray, vad: np.ndarray, at_origin: np.ndarr
     seen, neutral = ~np.isnan(ours).any(1), FER2013_EMOTIONS.index("neutral")
     distance = np.linalg.norm(ours - ours[seen].mean(0), axis=1)
     return {"order": cyclic_agreement(angles_around_neutral(ours), angles_around_neutral(theirs)),
-            "procrustes": procrustes_distance(theirs[seen], ours[seen]),
-            "neutral_at_origin": float(np.mean(at_origin == neutral)), "neutral_rank": float(1 + (distance[seen] < distance[neutral]).sum())}
+            "procrustes": procrustes_distance(np.pad(theirs[seen], ((0, 0), (0, z.shape[1] - 2))), ours[seen]),
+            "neutral_at_origin": np.nan if at_origin is None else float(np.mean(at_origin == neutral)), "neutral_rank": float(1 + (distance[seen] < distance[neutral]).sum())}
 
 # %% ../chapters/13_cake.ipynb #study
 QUOTED = ("cake-2", "cake-3", "av", "av-1", "cake-512", "cake-3-norm")
@@ -532,13 +538,14 @@ def study_spaces(train: Samples, test: Samples, heads: Heads, seeds: Sequence[in
 
 
 def study_maps(test: Samples, heads: Mapping[str, Heads], seeds: Sequence[int]) -> pd.DataFrame:
-    """`map_facts` of CAKE-2 and AV in every run, on FER-2013's test faces with votes."""
+    """`map_facts` of CAKE-2, CAKE-3-Norm and AV in every run, on FER-2013's test faces with votes."""
     test, rows = with_votes(test), []
     vad, y = test.vad.numpy().astype(np.float64), test.y.numpy()
-    for name in ("cake-2", "av"):
+    for name in ("cake-2", "cake-3-norm", "av"):
         z = heads[name].embed(test.x, test.given).numpy().astype(np.float64)
-        origin = heads[name].name(torch.zeros(len(seeds), 1, 2)).argmax(3)[:, 0].numpy()
-        rows += [{"setting": name, "seed": seed} | map_facts(z[r], y, vad, origin[r]) for r, seed in enumerate(seeds)]
+        flat = z.shape[2] == 2
+        origin = heads[name].name(torch.zeros(len(seeds), 1, 2)).argmax(3)[:, 0].numpy() if flat else None
+        rows += [{"setting": name, "seed": seed} | map_facts(z[r], y, vad, origin[r] if flat else None) for r, seed in enumerate(seeds)]
     return pd.DataFrame(rows)
 
 

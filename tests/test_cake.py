@@ -202,6 +202,19 @@ def test_procrustes_and_order_of_a_turned_map():
     assert facts["neutral_rank"] == 1
 
 
+def test_a_sphere_is_seen_from_neutral():
+    rng = np.random.default_rng(5)
+    vad, y = 0.01 * rng.normal(size=(700, 3)), np.arange(700) % 7
+    vad[:, :2] += np.c_[np.cos(np.arange(7)), np.sin(np.arange(7))][y] * (y < 6)[:, None]
+    bent = np.c_[0.02 * vad[:, :2], np.ones(700)]  # a small piece of a large sphere, wherever it lies
+    bent = bent / np.linalg.norm(bent, axis=1, keepdims=True) @ ortho_group.rvs(3, random_state=1)
+    facts = cake.map_facts(bent, y, vad)
+    assert facts["order"] == 1 and facts["procrustes"] < 1e-3 and facts["neutral_rank"] == 1 and np.isnan(facts["neutral_at_origin"])
+    wide = np.c_[np.cos(2.0 * np.arange(7)) * (np.arange(7) < 6), np.sin(2.0 * np.arange(7)) * (np.arange(7) < 6), np.where(np.arange(7) < 6, 0.2, 1)]
+    angles = cake.angles_around_neutral(wide / np.linalg.norm(wide, axis=1, keepdims=True) @ ortho_group.rvs(3, random_state=2))
+    assert cake.cyclic_agreement(angles, 2.0 * np.arange(6)) == 1
+
+
 def test_a_class_without_faces_leaves_the_map_of_the_others():
     rng = np.random.default_rng(4)
     y = np.repeat([0, 2, 3, 4, 5, 6], 50)
