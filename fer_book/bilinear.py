@@ -329,6 +329,7 @@ RECIPES = (
     *(_fair("vad", network, pooling) for network in ("dlib", "resnet18", "standardised") for pooling in ("low-rank", "matched")),
     *(_fair("vad", "frozen", pooling) for pooling in ("global", "bilinear", "low-rank", "matched")),
     _fair("vad", "standardised", "compact"),
+    _fair("vad", "standardised", "global", name="vad-standardised-global-long", epochs=60, differs=(FACE, TRUNCATED, "standardised", *FAIR, "60 epochs, not 8", NORMS_OF_TEXT)),
     _fair("vad", "distilled", "global"),
     _fair("vad", "standardised", "bilinear", name="vad-standardised-bilinear-fitted", norms="fitted", differs=(FACE, TRUNCATED, "standardised", *FAIR)),
     _paper("vad", "resnet50", "bilinear", name="vad-resnet50-bilinear-fitted", norms="fitted", differs=(CODE, IMAGENET)),
