@@ -306,7 +306,9 @@ BODIES = {
 ON_TWO_CORES = {
     "dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned",
              "differs": (f"{FACE}, first trained on the seven emotions", TRUNCATED, *FAIR, "5 epochs", NORMS_OF_TEXT)},
-    "distilled": {"epochs": 12}, "resnet18": {"size": 48, "epochs": 12}}
+    "distilled": {"epochs": 12},
+    "resnet18": {"size": 48, "epochs": 4, "lr": 3e-4, "head_lr": 3.0, "start": "resnet18-scratch",
+                 "differs": ("another network: ResNet-18, first trained on the seven emotions", *FAIR, "4 epochs", NORMS_OF_TEXT)}}
 
 
 def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
@@ -314,9 +316,9 @@ def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
     body = BODIES[network]
     arguments = body["model_args"] | {"pooling": pooling, "channels": 128, "reduction": 128}
     settings = dict(name=f"{target}-{network}-{pooling}", target=target, loss="l2+l1", rotate=8.0, scale=0.08, shift=0.04, weight_decay=0.02,
-                    schedule="one-cycle", batch_size=128, flip_at_test=True, comparable=False)
+                    schedule="one-cycle", batch_size=128, flip_at_test=True, comparable=False, profiles={"cpu": ON_TWO_CORES.get(network, {})})
     fixed = {"model_args": arguments, "differs": (*body["differs"], NORMS_OF_TEXT)}
-    return Recipe(model="fer_book.bilinear:PooledNet", **settings | body | fixed | changes, profiles={"cpu": ON_TWO_CORES.get(network, {})})
+    return Recipe(model="fer_book.bilinear:PooledNet", **settings | body | fixed | changes)
 
 
 RECIPES = (
@@ -331,6 +333,8 @@ RECIPES = (
     _fair("vad", "standardised", "compact"),
     _fair("vad", "standardised", "global", name="vad-standardised-global-long", epochs=60, differs=(FACE, TRUNCATED, "standardised", *FAIR, "60 epochs, not 8", NORMS_OF_TEXT)),
     _fair("vad", "distilled", "global"),
+    _fair("vad", "distilled", "global", name="vad-distilled-global-fitted", norms="fitted", start="vad-distilled-global", epochs=4, profiles={},
+          differs=(f"{FACE}, first trained on the norms of the paper's text", *FAIR)),
     _fair("vad", "standardised", "bilinear", name="vad-standardised-bilinear-fitted", norms="fitted", differs=(FACE, TRUNCATED, "standardised", *FAIR)),
     _paper("vad", "resnet50", "bilinear", name="vad-resnet50-bilinear-fitted", norms="fitted", differs=(CODE, IMAGENET)),
 )
