@@ -571,15 +571,16 @@ def ensembles(runs: list[Run], names: list[str]) -> list[Run]:
 def find_groups(runs: list[Run], patterns: list[str]) -> list[list[Run]]:
     """Runs that count, grouped where only the seed differs: the group that decides first, no run left out.
 
-    Order: the first pattern that the recipe's name matches, gpu before cpu, the latest first.
+    Order: the first pattern that the recipe's name matches, gpu before cpu, the latest first. A soft vote "a + b" answers only to patterns that have a plus, too.
     """
+    fits = lambda run, pattern: fnmatchcase(run.recipe, pattern) and (" + " in run.recipe) == (" + " in pattern)
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        if run.counts and any(fnmatchcase(run.recipe, pattern) for pattern in patterns):
+        if run.counts and any(fits(run, pattern) for pattern in patterns):
             groups.setdefault((run.recipe, run.profile, run.settings, run.dataset, run.fingerprint, run.differs, run.major), []).append(run)
 
     def rank(group: list[Run]) -> tuple[int, bool]:
-        return next(i for i, p in enumerate(patterns) if fnmatchcase(group[0].recipe, p)), group[0].profile != "gpu"
+        return next(i for i, p in enumerate(patterns) if fits(group[0], p)), group[0].profile != "gpu"
 
     latest_first = sorted(groups.values(), key=lambda group: max((run.finished, run.id) for run in group), reverse=True)
     return sorted(latest_first, key=rank)

@@ -600,6 +600,14 @@ def test_soft_vote_adds_the_members_probabilities(tmp_path):
     assert gain.ours == pytest.approx(100 * ((summed.argmax(1) == y).mean() - (tables["c"][P].to_numpy().argmax(1) == y).mean()))
 
 
+def test_soft_vote_stands_in_for_none_of_its_members(tmp_path):
+    for name in ("net-a", "net-b"):
+        write_run(tmp_path, name)
+    write_ledger(tmp_path, measured("one", recipe="net-a; net-*"), measured("vote", recipe="net-a + net-b"))
+    rows = claims.verdicts(home=tmp_path).set_index("id")
+    assert [g["runs"] for g in rows.loc["one"].also] == [["net-b-cpu-s0"]] and rows.loc["vote"].runs == ["net-a-cpu-s0 + net-b-cpu-s0"]
+
+
 def test_soft_vote_waits_for_every_member(tmp_path):
     write_run(tmp_path, "a")
     write_run(tmp_path, "b", seed=1)
