@@ -89,7 +89,7 @@ DEEP = (
               "differs": ("dlib's face network on faces enlarged to 112 pixels, not VGG16", f"{SHORT}, 20 epochs", "4 augmented views of each face")}),
     deep("inceptionv3-scratch", {"backbone": "inception_v3"}, size=75, optimizer="sgd", lr=0.01, schedule="poly", epochs=200,
          differs=("the learning rate falls to 0 by a power of 0.9, not to 0.0001 in an unknown way", "momentum without Nesterov's step", "no vertical flips"),
-         cpu={"schedule": "poly", "epochs": 8, "differs": ("8 epochs, not 200", "momentum without Nesterov's step", "no vertical flips")}),
+         cpu={"schedule": "poly", "epochs": 8, "comparable": False, "differs": ("8 epochs, not 200", "momentum without Nesterov's step", "no vertical flips")}),
     Recipe(name="dlib-finetuned", model="fer_book.backbones:Backbone", model_args=FACE | {"dropout": 0.3}, size=112, rotate=10, scale=0.1, shift=0.05,
            label_smoothing=0.1, lr=3e-4, head_lr=3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True, comparable=False,
            differs=(RATED, "dlib's face network, trained as a whole"),
