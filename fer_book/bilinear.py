@@ -308,7 +308,7 @@ ON_TWO_CORES = {
     "dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned",
              "differs": (f"{FACE}, first trained on the seven emotions", TRUNCATED, *FAIR, "5 epochs", NORMS_OF_TEXT)},
     "distilled": {"epochs": 12},
-    "resnet18": {"size": 48, "epochs": 4, "lr": 3e-4, "head_lr": 3.0, "start": "resnet18-scratch",
+    "resnet18": {"size": 48, "epochs": 4, "lr": 3e-4, "head_lr": 3.0, "start": "resnet18-scratch", "start_seed": 0,
                  "differs": ("another network: ResNet-18, first trained on the seven emotions", *FAIR, "4 epochs", NORMS_OF_TEXT)}}
 
 

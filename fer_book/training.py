@@ -67,8 +67,8 @@ class Recipe:
     and `teacher_share` in [0, 1] are the parts of an emotion target that come from the FER+ votes and from the recipe
     `teacher`; `loss` is "cross-entropy", "focal" or "l2+l1" (its second term times `l1_weight`).
     What is seen: `rotate` in degrees; `scale`, `shift` and `cutout` as fractions of the image side.
-    Where it starts: `start` names the recipe whose network of the same profile and seed gives the weights (the teacher is that of
-    seed 0: training it again for every seed would double the time). `freeze` keeps the
+    Where it starts: `start` names the recipe whose network of the same profile and seed, or of `start_seed`, gives the weights (the
+    teacher is that of seed 0: training it again for every seed would double the time). `freeze` keeps the
     network's `body` as it is; with `views` it sees every face so many times before training and the rest learns from what it saw. `head_lr` multiplies the learning rate outside of it. `step` is (every so many epochs, factor).
     `profiles` holds the changes that `at(profile)` applies. `comparable` is False when a setting in `differs` makes the number
     another quantity than the paper's.
@@ -96,6 +96,7 @@ class Recipe:
     shift: float = 0.0
     cutout: float = 0.0
     start: str = ""
+    start_seed: int | None = None
     freeze: bool = False
     views: int = 0
     head_lr: float = 1.0
@@ -741,7 +742,7 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     train = thin(faces[faces.frame["split"].isin(recipe.train_splits).to_numpy()], recipe.max_faces)
     valid = thin(faces.split("valid"), recipe.max_faces)
     others = {use: trained_file(name, profile, use_seed, (work.parents[1], home))
-              for use, name, use_seed in (("start", recipe.start, seed), ("teacher", recipe.teacher, 0)) if name}
+              for use, name, use_seed in (("start", recipe.start, seed if recipe.start_seed is None else recipe.start_seed), ("teacher", recipe.teacher, 0)) if name}
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_flush_denormal(True)
