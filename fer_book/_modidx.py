@@ -248,6 +248,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'fer_book.claims._answer': ('claims.html#_answer', 'fer_book/claims.py'),
                                  'fer_book.claims._check_values': ('claims.html#_check_values', 'fer_book/claims.py'),
                                  'fer_book.claims._claim': ('claims.html#_claim', 'fer_book/claims.py'),
+                                 'fer_book.claims._defaults': ('claims.html#_defaults', 'fer_book/claims.py'),
                                  'fer_book.claims._have': ('claims.html#_have', 'fer_book/claims.py'),
                                  'fer_book.claims._measured': ('claims.html#_measured', 'fer_book/claims.py'),
                                  'fer_book.claims._odd_probabilities': ('claims.html#_odd_probabilities', 'fer_book/claims.py'),

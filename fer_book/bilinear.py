@@ -17,8 +17,8 @@ from .training import Recipe
 
 # %% auto #0
 __all__ = ['HEADS', 'CODE', 'IMAGENET', 'NORMS_OF_TEXT', 'FACE', 'TRUNCATED', 'FAIR', 'DLIB', 'FROZEN', 'BODIES', 'ON_TWO_CORES',
-           'RECIPES', 'signed_root', 'bilinear_pool', 'low_rank_bilinear', 'CompactBilinear', 'GlobalHead',
-           'MatchedHead', 'BilinearHead', 'CompactHead', 'LowRankHead', 'cut_body', 'PooledNet', 'build',
+           'SLOW', 'TRAININGS', 'RECIPES', 'signed_root', 'bilinear_pool', 'low_rank_bilinear', 'CompactBilinear',
+           'GlobalHead', 'MatchedHead', 'BilinearHead', 'CompactHead', 'LowRankHead', 'cut_body', 'PooledNet', 'build',
            'bench_pooling']
 
 # %% ../chapters/11_dimensional_vad.ipynb #pool
@@ -315,11 +315,18 @@ ON_TWO_CORES = {
 def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
     """A network that two cores can train, with the same body of `BODIES` and the same budget for every pooling."""
     body = BODIES[network]
-    arguments = body["model_args"] | {"pooling": pooling, "channels": 128, "reduction": 128}
+    arguments = body["model_args"] | {"pooling": pooling, "channels": 128, "reduction": 128} | changes.get("model_args", {})
     settings = dict(name=f"{target}-{network}-{pooling}", target=target, loss="l2+l1", rotate=8.0, scale=0.08, shift=0.04, weight_decay=0.02,
                     schedule="one-cycle", batch_size=128, flip_at_test=True, comparable=False, profiles={"cpu": ON_TWO_CORES.get(network, {})})
-    fixed = {"model_args": arguments, "differs": (*body["differs"], NORMS_OF_TEXT)}
-    return Recipe(model="fer_book.bilinear:PooledNet", **settings | body | fixed | changes)
+    told = {"differs": (*body["differs"], NORMS_OF_TEXT)}
+    return Recipe(model="fer_book.bilinear:PooledNet", **settings | body | told | changes | {"model_args": arguments})
+
+
+SLOW = {"optimizer": "sgd", "lr": 1e-3, "weight_decay": 5e-4, "epochs": 20, "batch_size": 50}
+TRAININGS = {
+    "paper": SLOW | {"schedule": "step", "step": (4, 0.5), "differs": (FACE, TRUNCATED, "standardised", FAIR[1], "20 epochs, not 100, halved every 4", NORMS_OF_TEXT)},
+    "code": SLOW | {"schedule": "poly", "l1_weight": 1.0, "model_args": {"dropout": 0.5}, "differs": (
+        FACE, TRUNCATED, "standardised", FAIR[1], "as the authors' scripts: loss weights 1, poly schedule, dropout 0.5", "20 epochs, not 500", NORMS_OF_TEXT)}}
 
 
 RECIPES = (
@@ -332,6 +339,7 @@ RECIPES = (
     *(_fair("vad", network, pooling) for network in ("dlib", "resnet18", "standardised") for pooling in ("low-rank", "matched")),
     *(_fair("vad", "frozen", pooling) for pooling in ("global", "bilinear", "low-rank", "matched")),
     _fair("vad", "standardised", "compact"),
+    *(_fair("vad", "standardised", "bilinear", name=f"vad-standardised-bilinear-{way}", **training) for way, training in TRAININGS.items()),
     _fair("vad", "standardised", "global", name="vad-standardised-global-long", epochs=60, differs=(FACE, TRUNCATED, "standardised", *FAIR, "60 epochs, not 8", NORMS_OF_TEXT)),
     _fair("vad", "distilled", "global"),
     _fair("vad", "distilled", "global", name="vad-distilled-global-fitted", norms="fitted", start="vad-distilled-global", epochs=4, profiles={},

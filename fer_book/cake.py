@@ -701,12 +701,16 @@ def read_study(folder: Path) -> list[claims.Run]:
     kind = record["recipe"]["name"].removeprefix("cake").removeprefix("-emotion")
     kind = f"{kind[1:]}-" if kind else ""
     settings = json.dumps(record["recipe"]["model_args"] | {"lr": record["recipe"]["lr"], "epochs": record["recipe"]["epochs"]}, sort_keys=True)
+    images = dict(list(answers[["dataset", "row", "emotion", "leaked"]].assign(split=pd.Categorical(["test"] * len(answers))).groupby("dataset")))
     runs = []
     for column in (c for c in answers if c.count("/") == 2):
         setting, seed, head = column.split("/")
-        for dataset, part in answers[answers[column] >= 0].groupby("dataset"):
-            p = np.eye(N_CLASSES, dtype=np.float32)[part[column].to_numpy()]
-            table = part[["row", "emotion", "leaked"]].reset_index(drop=True).assign(split="test", **{f"p_{c}": p[:, i] for i, c in enumerate(FER2013_EMOTIONS)})
+        for dataset, part in images.items():
+            said = answers[column].to_numpy()[part.index]
+            if not (asked := said >= 0).any():
+                continue
+            p = pd.DataFrame(np.eye(N_CLASSES, dtype=np.float32)[said[asked].astype(int)], columns=[f"p_{c}" for c in FER2013_EMOTIONS])
+            table = pd.concat([part[asked].drop(columns="dataset").reset_index(drop=True), p], axis=1)
             name = f"{kind}{setting}-{head}" if head == dataset else f"{kind}{setting}-{head}-on-{dataset}"
             runs.append(claims.Run(f"{folder.name}/{setting}/{seed}/{head}/{dataset}", name, settings, record["profile"], int(seed), tuple(record["differs"]),
                                    record["differs_kind"] == "major", record["finished"], dataset, record["domains"][dataset]["fingerprint"], counts, table))

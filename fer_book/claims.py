@@ -328,7 +328,13 @@ def _read_predictions(path: Path, sizes: dict[str, int]) -> pd.DataFrame:
     for split, size in sizes.items():
         if (n := int((table["split"] == split).sum())) != size:
             raise ClaimError(f"{path} has {n} images of the {split} split where run.json says {size}; {advice}")
-    return table.astype({"emotion": np.int64, "leaked": bool})
+    return table.astype({"emotion": np.int64, "leaked": bool, "split": "category"})
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> dict:
+    """Every setting of a recipe at its default; torch is imported only when a run is read."""
+    return importlib.import_module("fer_book.training").Recipe("", "").settings
 
 
 def read_run(folder: str | Path) -> Run | None:
@@ -338,7 +344,7 @@ def read_run(folder: str | Path) -> Run | None:
         record = json.loads(path.read_text())
         if not record["complete"]:
             return None
-        settings, data = dict(record["recipe"]), record["data"]
+        settings, data = _defaults() | record["recipe"], record["data"]  # a setting that is younger than the run had its default
         run = {"recipe": settings.pop("name"), "settings": json.dumps(settings, sort_keys=True), "dataset": data["name"],
                "major": record["differs_kind"] == "major", "differs": tuple(record["differs"]), "fingerprint": data["fingerprint"],
                "counts": record["profile"] in ("cpu", "gpu") and not record["embedded"], "finished": record.get("finished", ""),

@@ -344,9 +344,9 @@ def _draw(metric: Callable, y_true: np.ndarray, predictions: list[np.ndarray], n
         blocks = [rng.multinomial(n, counts / n, size=n_resamples)]
     else:
         blocks = _blocks(n, n_resamples, seed)
-    shares = [rows(y_true, y_pred) for y_pred in predictions]
-    means = zip(*[[np.tensordot(weights, share, axes=1) for share in shares] for weights in (block / n for block in blocks)])
-    return np.stack([finish(np.concatenate(mean)) for mean in means])
+    shares = np.stack([rows(y_true, y_pred) for y_pred in predictions], axis=1)  # one product per block serves all predictions
+    means = np.concatenate([np.tensordot(block / n, shares, axes=1) for block in blocks])
+    return np.stack([finish(mean) for mean in np.moveaxis(means, 1, 0)])
 
 
 def _interval(value: np.ndarray, draws: np.ndarray, level: float) -> tuple:

@@ -175,6 +175,16 @@ def test_seeds_are_averaged_and_their_spread_is_reported(tmp_path):
     assert row["n_seeds"] == 3 and row["runs"] == [f.name for f in folders] and row["also"] == []
 
 
+def test_runs_from_before_a_setting_existed_belong_with_those_that_left_it_alone(tmp_path):
+    write_run(tmp_path, "net")
+    for seed, younger in ((1, {"cutout": 0.0, "start_seed": None}), (2, {"cutout": 0.25})):
+        path = write_run(tmp_path, "net", seed=seed) / "run.json"
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"recipe": record["recipe"] | younger}))
+    row = verdict(tmp_path, measured()).loc["a"]
+    assert sorted([row["runs"], *(other["runs"] for other in row["also"])]) == [["net-cpu-s0", "net-cpu-s1"], ["net-cpu-s2"]]
+
+
 def test_first_recipe_decides_and_no_other_run_is_dropped(tmp_path):
     write_run(tmp_path, "net-long", predictions(0.9))
     write_run(tmp_path, "net-paper", predictions(0.5), differs=["a smaller input"])
