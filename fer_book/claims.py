@@ -25,10 +25,11 @@ from .emotions import FER2013_EMOTIONS, FERPLUS_EMOTIONS, NORMS, VAD, votes_to_v
 __all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTED', 'CHECKS', 'PAPER_MODULES', 'VERDICTS',
            'METRICS', 'TARGET_SPREAD', 'ClaimError', 'Claim', 'read_ledger', 'read_claims', 'fer2013_count',
            'rest_of_count', 'rated_count', 'norm', 'mean_sd_of_norms', 'same_as', 'difference', 'count_above', 'quoted',
-           'resnet18_convolutions', 'inception_parameters', 'find_checks', 'recompute', 'agrees', 'Run', 'read_run',
-           'read_runs', 'best_model', 'check_labels', 'judge', 'judge_order', 'class_recall', 'rare_minus_common',
-           'Metric', 'score', 'compare', 'soft_vote', 'ensembles', 'find_groups', 'other_spread', 'another_quantity',
-           'differences', 'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts', 'scoreboard']
+           'convolutions', 'inception_parameters', 'find_checks', 'recompute', 'agrees', 'Run', 'read_run', 'read_runs',
+           'best_model', 'check_labels', 'judge', 'judge_order', 'class_recall', 'least_recall', 'largest_confusion',
+           'rare_minus_common', 'Metric', 'score', 'compare', 'soft_vote', 'ensembles', 'find_groups', 'other_spread',
+           'another_quantity', 'differences', 'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts',
+           'scoreboard']
 
 # %% ../chapters/06_claims.ipynb #errors
 class ClaimError(ValueError):
@@ -210,9 +211,10 @@ def quoted(values: dict[str, float], name: str) -> float:
     return QUOTED[name]
 
 
-def resnet18_convolutions(values: dict[str, float]) -> float:
-    """3x3 convolutions of ResNet-18 (He et al. 2016, Table 1): four stages of two blocks of two."""
-    return 4.0 * 2 * 2
+def convolutions(values: dict[str, float], network: str) -> float:
+    """Convolutions in the blocks of a network: ResNets (He et al. 2016, Table 1) without the first one, VGG16 (Simonyan & Zisserman 2015, Table 1, D)."""
+    blocks, each = {"resnet18": ((2, 2, 2, 2), 2), "resnet50": ((3, 4, 6, 3), 3), "vgg16": ((2, 2, 3, 3, 3), 1)}[network]
+    return float(sum(blocks) * each)
 
 
 def inception_parameters(values: dict[str, float]) -> float:
@@ -222,7 +224,7 @@ def inception_parameters(values: dict[str, float]) -> float:
 
 
 CHECKS: dict[str, Callable[..., float]] = {f.__name__: f for f in (
-    fer2013_count, rest_of_count, rated_count, norm, mean_sd_of_norms, same_as, difference, count_above, quoted, resnet18_convolutions, inception_parameters)}
+    fer2013_count, rest_of_count, rated_count, norm, mean_sd_of_norms, same_as, difference, count_above, quoted, convolutions, inception_parameters)}
 
 
 PAPER_MODULES = {"cascade_finetuning": "cascade", "cake": "cake"}
@@ -463,6 +465,18 @@ def class_recall(y_true: np.ndarray, y_pred: np.ndarray, label: int) -> float:
     return float(table[label, label] / table[label].sum()) if table[label].any() else math.nan
 
 
+def least_recall(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Recall of the class that is recognised worst, 0 to 1, over the classes that occur."""
+    return min(class_recall(y_true, y_pred, label) for label in np.unique(y_true))
+
+
+def largest_confusion(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Largest share of the images of one class that are called one and the same other class, 0 to 1."""
+    table = metrics.confusion(y_true, y_pred, int(max(y_true.max(), y_pred.max())) + 1)
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    return float((share - np.diag(np.diag(share))).max())
+
+
 def rare_minus_common(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     """Mean recall of surprise and anger minus that of neutral and happiness, -1 to 1; nan if one of them does not occur.
 
@@ -488,7 +502,7 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(metrics.accuracy), "mean_recall": Metric(metrics.mean_recall), "macro_f1": Metric(metrics.macro_f1),
-    "rare_minus_common": Metric(rare_minus_common),
+    "rare_minus_common": Metric(rare_minus_common), "least_recall": Metric(least_recall), "largest_confusion": Metric(largest_confusion, less_is_better=True),
     **{f"recall_{name}": Metric(partial(class_recall, label=label)) for label, name in enumerate(FER2013_EMOTIONS)},
     **{f"{d}_rmse": Metric(metrics.rmse, d, True, True) for d in VAD}, **{f"{d}_mae": Metric(metrics.mae, d, True, True) for d in VAD},
     **{f"{d}_pearson": Metric(metrics.pearson, d) for d in VAD}, **{f"{d}_ccc": Metric(metrics.ccc, d) for d in VAD},

@@ -44,10 +44,10 @@ def show(fig: Figure, alt: str) -> None:
                  f'src="data:image/png;base64,{b64encode(png).decode()}">'))
 
 # %% ../chapters/01_emotion_models.ipynb #show-table
-def show_table(df: pd.DataFrame, caption: str | None = None) -> None:
+def show_table(df: pd.DataFrame, caption: str | None = None, folded: bool = False) -> None:
     """Display a data frame (or a pandas `Styler`) as a table that scrolls sideways on a narrow page.
 
-    `caption`: a line above the table. A plain 0..n-1 index is left out.
+    `caption`: a line above the table. `folded`: only that line and the number of rows show until a reader unfolds it. A plain 0..n-1 index is left out.
     """
     from IPython.display import HTML, display
 
@@ -58,12 +58,12 @@ def show_table(df: pd.DataFrame, caption: str | None = None) -> None:
         html = df.to_html()
     html = re.sub(r"<td>([^<]{20,})</td>", lambda cell: f'<td style="min-width:{min(18, 3 + len(cell[1]) // 12)}em">{cell[1]}</td>', html)
     head, tag, body = html.partition("<table")
-    if caption is not None:
+    if caption is not None and not folded:
         attributes, close, rows = body.partition(">")
         body = f"{attributes}{close}<caption>{escape(caption)}</caption>{rows}"
     label = escape(caption or "table")
-    display(HTML(f'<div class="table-scroll" role="region" tabindex="0" aria-label="{label}" '
-                 f'style="overflow-x:auto">{head}{tag}{body}</div>'))
+    table = f'<div class="table-scroll" role="region" tabindex="0" aria-label="{label}" style="overflow-x:auto">{head}{tag}{body}</div>'
+    display(HTML(f'<details class="folded"><summary>{label} ({len(df.index)} rows)</summary>{table}</details>' if folded else table))
 
 # %% ../chapters/01_emotion_models.ipynb #classes
 FER2013_EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")

@@ -252,6 +252,8 @@ def test_show_table_scrolls_and_escapes(displayed):
     assert "<caption>x &amp; y</caption>" in displayed[0] and "a&lt;b" in displayed[0] and "–" in displayed[0]
     assert "<th>0</th>" not in displayed[0]
     assert displayed[1].startswith('<div class="table-scroll"') and ">row</th>" in displayed[1]
+    em.show_table(pd.DataFrame({"a": [1, 2]}), caption="x & y", folded=True)
+    assert displayed[2].startswith('<details class="folded"><summary>x &amp; y (2 rows)</summary>') and "<caption>" not in displayed[2]
 
 
 def test_import_is_light_and_fast(tmp_path):
