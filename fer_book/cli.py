@@ -89,16 +89,18 @@ def progress(label: str, total: int | None = None) -> Iterator:
 
 def show(table) -> None:
     """Print a DataFrame: a drawn table on a terminal, aligned plain text elsewhere."""
+    lines = [list(map(str, row)) for row in (table.columns, *table.astype(object).itertuples(index=False))]
     if not sys.stdout.isatty():
-        print(table.to_string(index=False))
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        print("\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines))
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(*map(str, table.columns), box=box.SIMPLE_HEAD)
-    for row in table.astype(object).itertuples(index=False):
-        drawn.add_row(*map(str, row))
+    drawn = Table(*lines[0], box=box.SIMPLE_HEAD)
+    for line in lines[1:]:
+        drawn.add_row(*line)
     Console(highlight=False, markup=False).print(drawn)
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from .training import Recipe
 
 # %% auto #0
-__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'TAUGHT',
-           'LESS', 'ABLATIONS', 'ShallowCNN', 'deep']
+__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'WHOLE',
+           'TAUGHT', 'LESS', 'ABLATIONS', 'ShallowCNN', 'deep']
 
 # %% ../chapters/10_emotions_classification.ipynb #network
 class ShallowCNN(nn.Module):
@@ -100,6 +100,13 @@ DEEP = (
            schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True, comparable=False, differs=(RATED, *DISTILLED),
            profiles={"cpu": {"epochs": 26, "differs": (RATED, *DISTILLED, "26 epochs")}}),
 )
+WHOLE = "trained as a whole, which the paper did not do"
+DEEP += tuple(
+    Recipe(name=f"{name}-finetuned", model="fer_book.backbones:Backbone", model_args={"backbone": backbone, "weights": "imagenet", "dropout": 0.3}, size=224, rotate=10,
+           scale=0.1, shift=0.05, cutout=0.25, label_smoothing=0.1, lr=3e-4, head_lr=3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True,
+           comparable=False, differs=(RATED, f"{title} with ImageNet weights at 224 pixels, {WHOLE}"),
+           profiles={"cpu": {"size": 48, "epochs": 5, "cutout": 0.0, "differs": (RATED, f"{title} with ImageNet weights, {WHOLE}", "5 epochs")}})
+    for name, backbone, title in (("lite0", "tf_efficientnet_lite0", "EfficientNet-Lite0"), ("resnet50", "resnet50", "ResNet-50")))
 RECIPES += DEEP
 TAUGHT = "seven tenths of each training target are what dlib-distilled answers"
 LESS = ("dlib-distilled without its last block, trained on with faces enlarged to 72 pixels", TAUGHT)
