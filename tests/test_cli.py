@@ -94,21 +94,19 @@ def test_data_list_names_the_data_sets(capsys):
 
 
 def test_verify_as_json(capsys):
-    assert cli.main(["verify", "--json"]) == 0
+    assert cli.main(["verify", "--paper", "cascade_finetuning", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"id", "paper", "where", "metric", "paper_value", "ours", "ci95", "n_seeds", "verdict", "runs", "note"} <= rows[0].keys()
 
 
 def test_verify_says_what_holds(capsys):
-    assert cli.main(["verify"]) == 0
+    assert cli.main(["verify", "--paper", "emotions_classification"]) == 0
     assert re.search(r"\d+ holds.*\(of \d+ numbers\)", capsys.readouterr().out)
 
 
 def test_training_out_of_budget_exits_3_and_resumes(tmp_path, monkeypatch, capsys):
-    from fer_book import training
-
     monkeypatch.delenv("FER_BOOK_DATA", raising=False)
-    arguments = ["train", next(iter(training.recipes())), "--profile", "smoke", "--out", str(tmp_path)]
+    arguments = ["train", "ablation-plain", "--profile", "smoke", "--out", str(tmp_path)]
     assert cli.main([*arguments, "--budget", "1s"]) == 3
     assert "again to resume" in capsys.readouterr().out
     assert cli.main(arguments) == 0

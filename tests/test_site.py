@@ -30,8 +30,7 @@ def visit(browser):
         page.on("request", lambda r: problems.append(f"left home: {r.url[:200]}") if not r.url.startswith(("data:", "blob:"))
                 and r.url.split("/", 3)[:3] != home else None)
         page.goto(url)
-        page.wait_for_function("!window.MathJax || (MathJax.startup && MathJax.startup.promise)")
-        page.evaluate("window.MathJax && MathJax.startup.promise.then(() => null)")
+        page.wait_for_function("async () => !window.MathJax || Boolean(await MathJax.startup?.promise?.then(() => true))")
         page.wait_for_timeout(300)
         return page
 
