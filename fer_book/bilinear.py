@@ -24,8 +24,8 @@ __all__ = ['HEADS', 'CODE', 'IMAGENET', 'NORMS_OF_TEXT', 'FACE', 'TRUNCATED', 'F
 # %% ../chapters/11_dimensional_vad.ipynb #pool
 def _columns(x: Tensor) -> Tensor:
     """(N, C, H, W) as (N, C, H * W) in float32 or float64, each face divided by its largest absolute feature."""
-    if x.ndim != 4:
-        raise ValueError(f"a feature map has the shape (N, C, H, W), not {tuple(x.shape)}")
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"a feature map has the shape (N, C, H, W), not {tuple(x.shape)}; C, H and W are at least 1")
     x = x.flatten(2) if x.dtype == torch.float64 else x.flatten(2).float()
     return x / x.detach().abs().amax((1, 2), keepdim=True).clamp_min(1e-12)
 
@@ -52,8 +52,10 @@ def low_rank_bilinear(x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Linear outputs of second-order features without forming them: (N, C, H, W) and two factors (K, C, R) -> (N, K).
 
     <U+ U+^T - U- U-^T, X X^T> / ||X X^T||_F for X = (C, H * W); a map of zeros gives zeros. No signed root. The smaller of the two
-    Gram matrices gives the length: (H * W, H * W) as long as H * W <= C. ValueError for another shape. Kong & Fowlkes 2017, Eq. 4.
+    Gram matrices gives the length: (H * W, H * W) as long as H * W <= C. Maps as in `bilinear_pool`. ValueError for another shape. Kong & Fowlkes 2017, Eq. 4.
     """
+    if positive.ndim != 3 or positive.shape[:2] != negative.shape[:2] or positive.shape[1] != x.shape[1]:
+        raise ValueError(f"factors have the shape (K, C, R), here with C = {x.shape[1]}, not {tuple(positive.shape)} and {tuple(negative.shape)}")
     with torch.autocast(x.device.type, enabled=False):
         columns = _columns(x)
         energy = lambda u: torch.einsum("kcr,ncp->nkrp", u.to(columns.dtype), columns).square().sum((2, 3))
@@ -84,6 +86,8 @@ class CompactBilinear(nn.Module):
         return torch.fft.irfft((parts[0] * parts[1]).mean(2), n=self.dim, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4 and x.shape[1] != self.hashes.shape[1]:
+            raise ValueError(f"this sketch is of {self.hashes.shape[1]} features, the map has {x.shape[1]}")
         with torch.autocast(x.device.type, enabled=False):
             return nn.functional.normalize(signed_root(self.sketch(_columns(x))), eps=1e-6)
 
@@ -95,12 +99,19 @@ def _output(n_in: int, n_outputs: int) -> nn.Linear:
     return layer
 
 
-def _reduction(n_in: int, n_outputs: int, reduction: int, dropout: float) -> nn.Sequential:
+class _Reduction(nn.Sequential):
+    """Layers for pooled features, which come in float32, in the precision of their own weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self[0].weight.dtype))
+
+
+def _reduction(n_in: int, n_outputs: int, reduction: int, dropout: float) -> _Reduction:
     """Linear reduction, dropout, output: the upper part of Fig. 5 (c), for inputs of length 1."""
     first, last = nn.Linear(n_in, reduction), _output(reduction, n_outputs)
     nn.init.normal_(first.weight, std=(2 / reduction) ** 0.5)
     nn.init.normal_(last.weight, std=(2 / reduction) ** 0.5)
-    return nn.Sequential(first, nn.Dropout(dropout), last)
+    return _Reduction(first, nn.Dropout(dropout), last)
 
 
 class GlobalHead(nn.Sequential):
@@ -134,7 +145,7 @@ class CompactHead(nn.Sequential):
     """Like `BilinearHead` on a tensor sketch of `dim` cells instead of C * C products; (N, C, H, W) -> (N, n_outputs)."""
 
     def __init__(self, channels: int, n_outputs: int, reduction: int = 512, dropout: float = 0.3, dim: int = 8192):
-        super().__init__(CompactBilinear(channels, dim), *_reduction(dim, n_outputs, reduction, dropout))
+        super().__init__(CompactBilinear(channels, dim), _reduction(dim, n_outputs, reduction, dropout))
 
 
 class LowRankHead(nn.Module):

@@ -96,6 +96,8 @@ def _prepare_worker(threads: int, project: str, log: Path) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ |= {"FER_BOOK_HOME": project, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    if os.environ.get("FER_BOOK_DATA"):  # a kernel works in another folder
+        os.environ["FER_BOOK_DATA"] = str(Path(os.environ["FER_BOOK_DATA"]).expanduser().absolute())
 
 
 def execute_all(todo: list[Path], folder: Path, report: Callable[[Execution], None] = lambda done: None, **parameters) -> list[Execution]:

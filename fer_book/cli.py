@@ -7,6 +7,7 @@ import sys
 from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 
 from fer_book import build
@@ -89,7 +90,8 @@ def progress(label: str, total: int | None = None) -> Iterator:
 
 def show(table) -> None:
     """Print a DataFrame: a drawn table on a terminal, aligned plain text elsewhere."""
-    lines = [list(map(str, row)) for row in (table.columns, *table.astype(object).itertuples(index=False))]
+    text = lambda value: f"{value:.6g}" if isinstance(value, Real) and not isinstance(value, Integral) else str(value).replace("\n", " ")
+    lines = [list(map(text, row)) for row in (table.columns, *table.astype(object).itertuples(index=False))]
     if not sys.stdout.isatty():
         widths = [max(map(len, column)) for column in zip(*lines)]
         print("\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines))
@@ -166,7 +168,7 @@ def train(args) -> int:
         from fer_book import datasets, training
 
         recipe = training.find_recipe(args.recipe)
-    datasets.load_or_embedded(recipe.dataset)  # a first read fills the cache under a bar of its own
+    drawn = datasets.load_or_embedded(recipe.dataset).embedded  # a first read fills the cache under a bar of its own
     with progress(f"training {recipe.name}, profile {args.profile}, seed {args.seed}", recipe.at(args.profile).epochs) as step:
         def report(row: dict) -> None:
             step(training.epoch_line(row))
@@ -177,7 +179,7 @@ def train(args) -> int:
         return 3
     if args.publish:
         print(f"{near(training.publish(done.id))}: the network, for `training.load_model`")
-    next_step = "a smoke run enters no verdict" if args.profile == "smoke" else "`fer-book verify` confronts it with the paper"
+    next_step = f"a smoke run enters no verdict{', and this one saw drawn faces' * drawn}" if args.profile == "smoke" else "`fer-book verify` confronts it with the paper"
     print(f"{done.id}: recorded in {near(done.path)}; {next_step}")
     return 0
 
@@ -230,6 +232,8 @@ def predict(args) -> int:
     if args.plot and not predictor.trained.recipe.outputs:
         raise ValueError("--plot draws valence and arousal, and this network answers with emotions; add --model vad")
     files, rows, bad = sources(args.source), [], 0
+    if args.plot:
+        check_plot(args.plot, files)
     if args.save_image and is_file_name(args.save_image) and files != [Path(args.source)]:
         raise ValueError(f"{args.save_image} is one file, but {args.source} is a folder; give --save-image a folder")
     if args.csv:
@@ -272,10 +276,12 @@ WEBCAM = Path("webcam")
 
 def sources(source: str) -> list[Path]:
     """The picture, video or camera that is meant, or every file below a folder but hidden ones."""
+    if not source.strip():
+        raise ValueError("the name of the picture, video or folder is empty; give one, or . for this folder")
     folder = Path(source)
     if not folder.is_dir():
         return [folder]
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    files = sorted(p for p in folder.rglob("*") if os.path.isfile(p) and not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not files:
         raise ValueError(f"{folder}: there is no file in this folder; give one with photographs or videos")
     return files
@@ -311,11 +317,22 @@ def save_image(args, file: Path, seconds: float, image, table) -> None:
         raise ValueError(f"{target} is one picture, but {file} has many frames; give --save-image a folder")
     if not is_file_name(target):
         name = file.relative_to(below)
-        ending = f"-{seconds:08.2f}s.png" if of_video else "" if name.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+        ending = f"-{seconds:09.3f}s.png" if of_video else "" if name.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
         target /= name.with_name(name.name + ending)
     if target.exists() and file.exists() and target.samefile(file):
         raise ValueError(f"{target} is the picture itself; give --save-image another place")
     write_atomic(target, lambda path: Image.fromarray(draw_table(image, table)).save(path))
+
+
+def check_plot(target: Path, files: list[Path]) -> None:
+    """ValueError before any work is done if --plot cannot be drawn from these files or written to `target`."""
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if len(files) != 1:
+        raise ValueError("--plot draws the path of a face through one video; give one, not a folder")
+    if target.is_dir() or target.suffix.lstrip(".").lower() not in known:
+        raise ValueError(f"{target}: --plot writes one picture; end its name in .{', .'.join(sorted(known))}")
 
 
 def save_path(target: Path, faces) -> None:
@@ -325,11 +342,11 @@ def save_path(target: Path, faces) -> None:
     from fer_book.datasets import write_atomic
     from fer_book.predict import path_of, plot_path
 
-    if faces.empty or faces["file"].nunique() != 1:
-        raise ValueError("--plot draws the path of a face through one video" + ("" if faces.empty else "; give one, not a folder"))
+    if faces.empty:
+        raise ValueError("--plot draws the path of a face through one video, and no face was found")
     figure = Figure(figsize=(6, 5), layout="constrained")
     plot_path(path_of(faces), figure.add_subplot())
-    write_atomic(target, lambda path: figure.savefig(path, dpi=150, format=target.suffix.lstrip(".") or "png"))
+    write_atomic(target, lambda path: figure.savefig(path, dpi=150, format=target.suffix.lstrip(".")))
     print(f"path: {target}", file=sys.stderr)
 
 

@@ -36,8 +36,13 @@ class _Opened(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.size and x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
-        outputs = self.inner(normalise(x, self.mean, self.sd))
-        if not isinstance(outputs, Tensor) or outputs.ndim > 2 or len(outputs) != len(x):
+        try:
+            outputs = self.inner(normalise(x, self.mean, self.sd))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(f"The network does not take images of shape {tuple(x.shape)}: {str(error).splitlines()[0]}") from error
+        if not isinstance(outputs, Tensor) or outputs.ndim not in (1, 2) or len(outputs) != len(x):
             raise ValueError("Only a network with one output tensor of shape (N, K) can be explained; wrap yours so that it returns one.")
         return outputs.reshape(len(x), -1)
 
@@ -49,8 +54,11 @@ class _Opened(nn.Module):
 # %% ../chapters/08_explaining.ipynb #pixels
 def _pixels(opened: _Opened, images: np.ndarray | Tensor) -> Tensor:
     """Images as a plain floating-point tensor (N, C, H, W) on the network's device; ValueError for a wrong shape or a NaN."""
-    x = torch.as_tensor(images if isinstance(images, Tensor) else np.ascontiguousarray(images)).detach().as_subclass(Tensor)
-    if x.ndim not in (3, 4):
+    try:
+        x = torch.as_tensor(images if isinstance(images, Tensor) else np.ascontiguousarray(images)).detach().as_subclass(Tensor)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Images are arrays or tensors of numbers, not {type(images).__name__} ({error}).") from error
+    if x.ndim not in (3, 4) or 0 in x.shape[1:] or x.is_complex():
         raise ValueError(f"Images have the shape {tuple(x.shape)}; give (N, H, W), (N, H, W, 3) or, for a plain module, (N, C, H, W).")
     if opened.size and x.dtype != torch.uint8:
         raise ValueError(f"A trained model explains uint8 faces, not {str(x.dtype).removeprefix('torch.')}; give the images that you would give it to predict.")
@@ -76,8 +84,11 @@ def _targets(opened: _Opened, x: Tensor, target: int | np.ndarray | Tensor | Non
         if target is None:
             return torch.cat([opened(part).argmax(1) for part in x.split(_batch_size(opened, x))])
         n_outputs = opened(x[:1]).shape[1]
-    t = torch.as_tensor(target, device=x.device)
-    if t.is_floating_point() or t.dtype == torch.bool or t.shape not in ((), (len(x),)):
+    try:
+        t = torch.as_tensor(target, device=x.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Targets are whole numbers, not {target!r}.") from error
+    if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool or t.shape not in ((), (len(x),)):
         raise ValueError(f"Targets are {str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}; "
                          f"give one whole number, or one for each of the {len(x)} images.")
     t = t.long().expand(len(x))
@@ -157,6 +168,8 @@ def attribute(model: nn.Module | TrainedModel, images: np.ndarray | Tensor, meth
     """
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}: use {', '.join(METHODS)}.")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("Attributions need gradients: call attribute outside of torch.inference_mode().")
     opened = _Opened(model)
     name = _layer_name(model.model if isinstance(model, TrainedModel) else model, layer) if method == "grad-cam" else None
     x = _pixels(opened, images)
@@ -178,7 +191,7 @@ def _blurred(x: Tensor) -> Tensor:
 
 def _ranks(maps: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Place of every pixel in its map's order, int64 (N, H, W): 0 is the highest value, ties are in a random order."""
-    maps = np.asarray(maps)
+    maps = np.asarray(maps, float)
     if maps.shape != shape or not np.isfinite(maps).all():
         raise ValueError(f"Maps have the shape {maps.shape} or hold a NaN; give finite numbers of shape {shape}, one per pixel.")
     flat = maps.reshape(len(maps), -1)

@@ -108,6 +108,8 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _from_pillow(image: Image.Image, where: str) -> np.ndarray:
+    if 0 in image.size:
+        raise DataError(f"{where}: a picture of {image.width} x {image.height} pixels shows nothing; give another one")
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         return _from_array(np.asarray(image), where)
@@ -131,6 +133,8 @@ def read_image(source: str | Path | np.ndarray | Image.Image) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return _from_array(source, "image")
     opened = isinstance(source, Image.Image)
+    if not opened and not isinstance(source, (str, os.PathLike)):
+        raise DataError(f"a picture is a file's path, an array or a Pillow image, not {type(source).__name__}")
     where = "image" if opened else str(source)
     if not opened and not Path(source).is_file():
         raise DataError(f"{where}: " + ("this is a folder; give one picture" if Path(source).is_dir() else "there is no such file; check the path"))
@@ -235,7 +239,7 @@ def draw_table(image: np.ndarray, table: pd.DataFrame) -> np.ndarray:
     return drawn
 
 # %% ../chapters/30_in_the_wild.ipynb #frames
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".flv", ".mts", ".ts")
 
 
 def frames(source: str | Path, every: float = 0.5) -> Iterator[tuple[float, np.ndarray]]:

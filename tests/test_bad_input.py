@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from test_claims import measured, predictions, write_ledger, write_run
 from test_training import SMALL, made_up_faces, silent
 
-from fer_book import bilinear, build, cake, cascade, claims, datasets, emotions, explain, metrics, predict, schematic, training
+from fer_book import bilinear, build, cake, cascade, claims, cli, datasets, emotions, explain, metrics, predict, schematic, training
 from fer_book.datasets import FaceTable
 from fer_book.emotions import VOTE_COLUMNS
 
@@ -248,6 +248,11 @@ CASES = [
     ("an explained image with a NaN", lambda t: explain.attribute(explained(), np.where(np.arange(2)[:, None, None] == 1, np.nan, GREY), "saliency"),
      r"Image 1 has a pixel that is NaN or infinite"),
     ("one explained image without a batch", lambda t: explain.attribute(explained(), GREY[0], "saliency"), r"Images have the shape \(8, 8\)"),
+    ("text for explained images", lambda t: explain.attribute(explained(), "face.jpg", "saliency"), r"shape \(\)|not str"),
+    ("explained images without pixels", lambda t: explain.attribute(explained(), GREY[:, :0], "saliency"), r"Images have the shape \(2, 0, 8\)"),
+    ("explained images that the network does not take", lambda t: explain.attribute(explained(), GREY[:, :4], "saliency", 0), r"does not take images of shape \(1, 1, 4, 8\)"),
+    ("a word for an explained class", lambda t: explain.attribute(explained(), GREY, "saliency", "joy"), r"Targets are whole numbers, not 'joy'"),
+    ("an explanation without gradients", lambda t: torch.inference_mode()(explain.attribute)(explained(), GREY, "saliency"), r"call attribute outside of torch.inference_mode"),
     ("a network that gives maps", lambda t: explain.attribute(explained()[:1], GREY, "saliency", 0), r"Only a network with one output tensor of shape \(N, K\)"),
     ("an unknown chapter", lambda t: build.find_chapter("99"), r"no chapter is called '99': choose one of 01_emotion_models"),
     ("a matrix that is no matrix of percentages", lambda t: cascade.confusion_counts(np.full((2, 2), 33.3), (10, 3)), r"Row 0 of the matrix is no row of percentages of 10 images"),
@@ -256,11 +261,19 @@ CASES = [
     ("a single actor", lambda t: cascade.leave_one_actor_out(None, np.zeros((2, 1)), np.zeros(2, int), np.array(["x", "x"])), r"All faces are of one actor \(x\)"),
     ("an actor who is not there", lambda t: cascade.leave_out(replace(unlabelled(), frame=unlabelled().frame.assign(subject="x")), "Garbo"), r"cannot leave out 'Garbo'; it needs three actors or more"),
     ("features that are no map", lambda t: bilinear.bilinear_pool(torch.zeros(2, 5)), r"a feature map has the shape \(N, C, H, W\), not \(2, 5\)"),
+    ("a map without places", lambda t: bilinear.bilinear_pool(torch.zeros(2, 5, 0, 3)), r"not \(2, 5, 0, 3\); C, H and W are at least 1"),
+    ("factors of other features", lambda t: bilinear.low_rank_bilinear(torch.zeros(2, 1, 3, 3), torch.zeros(4, 7, 2), torch.zeros(4, 7, 2)), r"here with C = 1, not \(4, 7, 2\)"),
+    ("a sketch of other features", lambda t: bilinear.CompactBilinear(7, 64)(torch.zeros(2, 1, 3, 3)), r"this sketch is of 7 features, the map has 1"),
     ("an unknown pooling", lambda t: bilinear.build("resnet18", "max", 3), r"there is no pooling 'max'; use one of global, bilinear"),
     ("a point with one coordinate", lambda t: emotions.nearest_emotion(np.ones((2, 1))), r"points need 2 or 3 columns .valence, arousal, dominance."),
     ("a regression without its truth", lambda t: claims.read_run(write_run(t, "net", predictions().assign(valence=5.0, arousal=5.0, true_valence=5.0))), r"lacks the column true_arousal"),
     ("a picture that is not there", lambda t: predict.read_image(t / "a.jpg"), r"a.jpg: there is no such file; check the path"),
     ("a folder for a picture", lambda t: predict.read_image(t), r"this is a folder; give one picture"),
+    ("bytes for a picture", lambda t: predict.read_image(b"jpeg"), r"a picture is a file's path, an array or a Pillow image, not bytes"),
+    ("a Pillow picture without pixels", lambda t: predict.read_image(Image.new("RGB", (0, 5))), r"a picture of 0 x 5 pixels shows nothing"),
+    ("an empty name to predict", lambda t: cli.sources(""), r"the name of the picture, video or folder is empty"),
+    ("a path drawn from a folder", lambda t: cli.check_plot(t / "path.png", [t, t]), r"--plot draws the path of a face through one video; give one"),
+    ("a path drawn to a text", lambda t: cli.check_plot(t / "path.xyz", [t]), r"path.xyz: --plot writes one picture; end its name in \."),
     ("a picture of zero bytes", lambda t: ((t / "a.jpg").touch(), predict.read_image(t / "a.jpg")), r"a.jpg: not a readable picture \(it is empty\); replace or remove it"),
     ("a picture cut short", lambda t: predict.read_image(half(face_folder(t) / "train/happy/a.png", 60)), r"a.png: not a readable picture"),
     ("a text for a picture", lambda t: predict.read_image(text_named_jpg(t) / "train/happy/b.jpg"), r"b.jpg: not a readable picture .*; replace or remove it"),

@@ -274,3 +274,9 @@ def test_bench_counts_memory():
     assert full[32] * 1e6 >= 4 * (2 * 32**2 + 3 * 32**2) and full[32] > 3 * full[16]
     low = table.xs("low-rank", level="pooling")["megabytes"]
     assert low[32] / low[16] < 2.5 and (table["milliseconds"] > 0).all()
+
+
+@pytest.mark.parametrize("pooling", bilinear.HEADS)
+def test_a_network_in_half_precision_answers(pooling):
+    net = bilinear.build("resnet18", pooling, 3, channels=16, reduction=8).eval().bfloat16()
+    assert torch.isfinite(net(torch.rand(2, 3, 64, 64, dtype=torch.bfloat16))).all()

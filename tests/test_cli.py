@@ -5,6 +5,8 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from test_chapters import small_book
@@ -86,6 +88,11 @@ def test_run_of_a_failing_chapter_exits_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FER_BOOK_HOME", str(tmp_path))
     assert cli.main(["run", "only"]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_piped_table_is_short_and_aligned(capsys):
+    cli.show(pd.DataFrame({"file": ["a b.jpg", "c\nd.jpg"], "p": np.array([0.07, 1], np.float32), "n": [1200, 3]}))
+    assert capsys.readouterr().out == "file     p     n\na b.jpg  0.07  1200\nc d.jpg  1     3\n"
 
 
 def test_data_list_names_the_data_sets(capsys):

@@ -153,6 +153,11 @@ def test_the_network_is_left_as_it_was(method):
     assert not x.requires_grad
 
 
+def test_maps_without_sign_rank_like_others():
+    maps = np.array([[[0, 5], [9, 250]]])
+    assert explain._ranks(maps.astype(np.uint8), (1, 2, 2)).tolist() == explain._ranks(maps, (1, 2, 2)).tolist() == [[[3, 2], [1, 0]]]
+
+
 def test_deletion_and_insertion_by_hand():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False).double())
     net[1].weight.data = torch.tensor([[1.0, 2.0, 4.0, 8.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
