@@ -141,7 +141,8 @@ def test_agrees_means_rounded_or_cut_off(printed, exact, decimals, expected):
 @pytest.mark.parametrize("metric, theirs", [
     ("accuracy", sklearn.metrics.accuracy_score), ("mean_recall", sklearn.metrics.balanced_accuracy_score),
     ("macro_f1", lambda y, p: sklearn.metrics.f1_score(y, p, average="macro")),
-    ("recall_fear", lambda y, p: sklearn.metrics.recall_score(y, p, average=None)[2])])
+    ("recall_fear", lambda y, p: sklearn.metrics.recall_score(y, p, average=None)[2]),
+    ("least_recall", lambda y, p: sklearn.metrics.recall_score(y, p, average=None).min())])
 def test_our_number_is_scikit_learns(tmp_path, split, metric, theirs):
     folder = write_run(tmp_path, "net")
     row = verdict(tmp_path, measured(split=split, metric=metric, unit="")).loc["a"]
