@@ -261,7 +261,10 @@ def test_ferplus_folders(tmp_path, label_csv, new, place):
     faces = datasets.load("fer2013", tmp_path)
     kept = [i for i in range(12) if i not in (2, 7)]
     assert (faces.images == images[kept]).all() and (faces.votes == votes[kept]).all()
-    assert faces.frame["split"].tolist() == SPLIT[kept].tolist() and (faces.frame["emotion"] == -1).all()
+    assert faces.frame["split"].tolist() == SPLIT[kept].tolist() and {"labels", "rows"} <= set(faces.lacks)
+    for emotion, counts in zip(faces.frame["emotion"], votes[kept]):
+        seven = [counts[VOTE_COLUMNS.index(e)] for e in FER2013_EMOTIONS]
+        assert seven[emotion] == max(seven)
     assert faces.frame["row"].tolist() == (kept if new else [int(names[i][3:10]) for i in kept])
     assert datasets.load("ferplus", tmp_path).frame["emotion"].max() > -1
 
