@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .datasets import FaceTable, progress
-from .training import as_tensor, kept, normalise
+from .training import as_tensor, kept, meaning, normalise
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'Affine', 'add_padded', 'DlibBlock', 'DlibFaceNet', 'folded', 'DlibStream', 'read_dlib', 'package_file',
@@ -258,10 +258,10 @@ class DlibBody(nn.Module):
 class TimmBody(nn.Module):
     """A timm network without its head: (N, C, S, S) -> (N, n_features, h, w). With weights it takes three channels."""
 
-    def __init__(self, name: str, weights: str = "", in_channels: int = 3, **options):
+    def __init__(self, name: str, weights: str = "", in_channels: int = 3):
         super().__init__()
         self.name, self.weights = name, weights
-        self.net = timm.create_model(name, num_classes=0, in_chans=3 if weights else in_channels, **options)
+        self.net = timm.create_model(name, num_classes=0, in_chans=3 if weights else in_channels)
         if hasattr(self.net, "pre_logits"):
             self.net.pre_logits = nn.Identity()  # VGG's dense layers belong to the head
         self.n_features = self.net.num_features
@@ -287,25 +287,26 @@ class TimmBody(nn.Module):
         return self.net.forward_features(x)
 
 
-def body(name: str, weights: str = "", in_channels: int = 3, **options) -> nn.Module:
+def body(name: str, weights: str = "", in_channels: int = 3, n_blocks: int = 14) -> nn.Module:
     """A network without its head: (N, channels, S, S) -> (N, n_features, h, w). Call `load_weights()` to put `weights` in.
 
     `name`: "dlib" or a timm model; `weights`: "" (random), "face" (dlib) or "imagenet" (timm). Networks with weights take three
-    channels and carry `mean` and `sd`, in pixels of 0..255. `options` go to the network. ValueError for what there is not.
+    channels and carry `mean` and `sd`, in pixels of 0..255. `n_blocks` of dlib's 14 are kept. Nothing else can be said of a
+    network, so that the settings in a stranger's file cannot make timm load or fetch. ValueError for what there is not.
     """
     if weights not in ("", "face" if name == "dlib" else "imagenet"):
         raise ValueError(f"There are no weights {weights!r} for {name}: use '' or {'face' if name == 'dlib' else 'imagenet'!r}.")
     if name == "dlib":
-        return DlibBody(weights, **options)
+        return DlibBody(weights, n_blocks)
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0][:6]}*")[:5]
         raise ValueError(f"There is no backbone {name!r}; use dlib or a timm model{', such as ' + ', '.join(near) if near else ''}.")
-    return TimmBody(name, weights, in_channels, **options)
+    return TimmBody(name, weights, in_channels)
 
 
-def pretrained(name: str, weights: str, **options) -> nn.Module:
+def pretrained(name: str, weights: str, n_blocks: int = 14) -> nn.Module:
     """`body` with its weights loaded, in eval mode."""
-    made = body(name, weights, **options)
+    made = body(name, weights, n_blocks=n_blocks)
     made.load_weights()
     return made.eval()
 
@@ -313,13 +314,13 @@ def pretrained(name: str, weights: str, **options) -> nn.Module:
 class Backbone(nn.Module):
     """A body, its global average, and a head of dense layers: (N, C, S, S) -> (N, n_outputs).
 
-    `dense` lists the widths of the hidden layers, each after `dropout`; `options` go to `body`.
+    `dense` lists the widths of the hidden layers, each after `dropout`; `backbone`, `weights` and `n_blocks` are those of `body`.
     """
 
     def __init__(self, n_outputs: int, in_channels: int = 1, size: int = 48, backbone: str = "resnet18", weights: str = "",
-                 dense: tuple[int, ...] = (), dropout: float = 0.0, **options):
+                 dense: tuple[int, ...] = (), dropout: float = 0.0, n_blocks: int = 14):
         super().__init__()
-        self.body = body(backbone, weights, in_channels, **options)
+        self.body = body(backbone, weights, in_channels, n_blocks)
         if hasattr(self.body, "mean"):
             self.mean, self.sd = self.body.mean, self.body.sd
         widths = (self.body.n_features, *dense)
@@ -335,7 +336,7 @@ def features(faces: FaceTable, net: nn.Module, size: int, mirror: bool = False, 
     """Pooled features of every face from a frozen body, (N, C) float32, cached on disk.
 
     Faces are resized to `size`; `mirror` takes their mirror images. `net` needs `mean` and `sd` (see `body`); `pool` maps (N, C, h, w) to (N, K)
-    and enters the cache's key by name.
+    and enters the cache's key by what it computes (`training.meaning`).
     """
     def compute() -> Tensor:
         parts, device = [], next(net.parameters()).device
@@ -346,7 +347,7 @@ def features(faces: FaceTable, net: nn.Module, size: int, mirror: bool = False, 
                 advance(len(x))
         return torch.cat(parts)
 
-    return kept(f"{faces.fingerprint} {size} {mirror} {getattr(pool, '__name__', pool)}", net, compute).numpy()
+    return kept(f"{faces.fingerprint} {size} {mirror} {meaning(pool)}", net, compute).numpy()
 
 # %% ../chapters/07_backbones.ipynb #penultimate
 class Penultimate(nn.Module):

@@ -74,15 +74,17 @@ def rare_fall_more(fall: np.ndarray, training_counts: np.ndarray) -> metrics.Dif
 def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = None, home: Path | None = None) -> Path:
     """Record what the published network of a run answers on faces of another data set, as the run `<recipe>-on-<data set>`; returns its folder.
 
-    All labelled `faces` count as test faces: the network has trained on none of them. `out` defaults to `results/`.
+    All `faces` whose label is, by its name, a class of the network count as test faces: it has trained on none of them. How many are left
+    out is printed and recorded. `out` defaults to `results/`.
     """
     home = Path(home or datasets.project_home())
     trained, told = load_model(run_id, home), json.loads((home / "results" / run_id / "run.json").read_text())
     recipe = replace(trained.recipe, name=f"{trained.recipe.name}-on-{faces.name}", dataset=faces.name, differs=tuple(told["differs"]), comparable=told["differs_kind"] == "minor")
-    faces = faces[np.isin(faces.frame["emotion"], range(len(trained.classes)))]
-    tested = replace(faces.grey(), frame=faces.frame.assign(split="test"), classes=trained.classes)
-    predictions = predict_split(trained, tested, np.array([]))
-    return record(recipe, told["profile"], told["seed"], faces, predictions, Path(out or home / "results"))
+    predictions = predict_split(trained, replace(faces.grey(), frame=faces.frame.assign(split="test")), np.array([]))
+    asked = faces[faces.frame["row"].isin(predictions["row"]).to_numpy()]
+    if n_left_out := len(faces) - len(asked):
+        print(f"{faces.name}: {n_left_out:,} of {len(faces):,} faces are left out; {run_id} knows no class for them.")
+    return record(recipe, told["profile"], told["seed"], asked, predictions, Path(out or home / "results"), n_left_out=n_left_out)
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image
 def _eight_bit(pixels: np.ndarray, where: str) -> np.ndarray:

@@ -6,23 +6,31 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
+import os
 import pkgutil
 import platform
+import re
+import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 import torch.nn.functional as F
 
@@ -35,23 +43,25 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import SGD, Adam
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fer_book
 from . import datasets
-from .datasets import FaceTable, project_home
-from .emotions import VAD, FER2013_EMOTIONS, NORMS, votes_to_vad
+from .datasets import DataError, FaceTable, project_home
+from .emotions import FERPLUS_EMOTIONS, VAD, FER2013_EMOTIONS, NORMS, VOTE_COLUMNS, votes_to_vad
 
 # %% auto #0
-__all__ = ['SMOKE', 'RECIPES', 'Recipe', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'cutout', 'as_tensor',
-           'normalise', 'FaceBatches', 'kept', 'remembered', 'MapBatches', 'soft_targets', 'dimensional_targets',
-           'focal_loss', 'l2_l1_loss', 'loss_function', 'Autocast', 'precision', 'precision_callbacks',
-           'save_checkpoint', 'read_checkpoint', 'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule',
-           'StepSchedule', 'FrozenBody', 'RecordEpoch', 'build_model', 'label_accuracy', 'squared_error',
-           'body_and_head', 'group_lrs', 'make_learner', 'schedule_callback', 'TrainedModel', 'load_model',
-           'read_trained', 'trained_file', 'start_from', 'Fit', 'thin', 'epoch_line', 'fit', 'predict_split',
-           'describe_run', 'write_run', 'record', 'publish', 'bench']
+__all__ = ['SMOKE', 'RECIPES', 'Recipe', 'modules', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'cutout', 'as_tensor',
+           'normalise', 'FaceBatches', 'soft_targets', 'dimensional_targets', 'labels_in', 'distil', 'focal_loss',
+           'l2_l1_loss', 'loss_function', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint',
+           'read_checkpoint', 'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'StepSchedule',
+           'FrozenBody', 'RecordEpoch', 'meaning', 'sweep', 'kept', 'remembered', 'MapBatches', 'network_class',
+           'build_model', 'outputs_along', 'label_accuracy', 'squared_error', 'body_and_head', 'group_lrs',
+           'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'file_sha256', 'recorded_sha256',
+           'read_trained', 'trained_file', 'run_of', 'start_from', 'Fit', 'thin', 'epoch_line', 'usable', 'fit',
+           'other_networks', 'resume', 'predict_split', 'runs_home', 'source_commit', 'versions', 'describe_data',
+           'describe_run', 'read_record', 'find_record', 'write_run', 'record', 'publish', 'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -135,9 +145,12 @@ class Recipe:
         set_here = {k: v for k, v in self.settings.items() if v != plain[k]}
         return hashlib.sha256(json.dumps([self.name, self.model, set_here], sort_keys=True).encode()).hexdigest()[:8]
 
-    def run_id(self, profile: str, seed: int) -> str:
-        """The name of a run of these settings: those that `at(profile)` returned."""
-        return f"{self.name}-{profile}-s{seed}-{self.hash}"
+    def run_id(self, profile: str, seed: int, data: str = "") -> str:
+        """The name of a run of these settings, those that `at(profile)` returned, on the data with the fingerprint `data`.
+
+        Runs that are older than this piece of the name have none: theirs is the id without `data`.
+        """
+        return f"{self.name}-{profile}-s{seed}-{self.hash}" + (f"-d{data[:6]}" if data else "")
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -145,10 +158,15 @@ class Recipe:
         return {"emotion": (), "va": VAD[:2], "vad": VAD}[self.target]
 
 # %% ../chapters/05_training.ipynb #find-recipe
+def modules() -> list[str]:
+    """The names of the chapters' modules: `fer_book.training` and its like."""
+    names = (name for _, name, _ in pkgutil.iter_modules(fer_book.__path__))
+    return [f"fer_book.{name}" for name in names if name not in ("_modidx", "cli", "build")]
+
+
 def recipes() -> dict[str, Recipe]:
     """Every recipe of the book by name: the `RECIPES` of each chapter's module."""
-    modules = [name for _, name, _ in pkgutil.iter_modules(fer_book.__path__) if name not in ("_modidx", "cli", "build")]
-    found = [r for name in modules for r in getattr(importlib.import_module(f"fer_book.{name}"), "RECIPES", ())]
+    found = [r for name in modules() for r in getattr(importlib.import_module(name), "RECIPES", ())]
     return {r.name: r for r in found}
 
 
@@ -261,73 +279,20 @@ class FaceBatches:
         x = self.images[index].float()
         return normalise(self.augment(x) if self.augment else x, self.mean, self.sd)
 
-
-def kept(what: str, net: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
-    """A tensor that `compute` makes with a frozen network, from the cache if it is there; `what` says all that it depends on beside the weights."""
-    digest = hashlib.sha256(what.encode())
-    for name, value in net.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    path = datasets.cache_dir() / f"features-{digest.hexdigest()[:20]}.safetensors"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = compute().cpu().contiguous()
-        datasets.write_atomic(path, lambda p: save_file({"features": made}, p))
-    return load_file(path)["features"]
-
-
-@contextmanager
-def remembered(body: nn.Module) -> Iterator[None]:
-    """Within the context a frozen `body` looks into the cache for every batch that it has seen before."""
-    look = body.forward
-    body.forward = lambda x: kept(hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest(), body, lambda: look(x)).to(x)
-    try:
-        yield
-    finally:
-        del body.forward
-
-
-class MapBatches(FaceBatches):
-    """What a frozen `body` makes of the faces of `batches`, computed once: batches of its maps (B, D, h, w) in place of the faces.
-
-    Every face is seen in `views` versions, augmented as `batches` does it and as `augmentation` says, and each batch picks one of them for every
-    face. The views are the same for every seed. Memory, and disk in the cache: views * N * D * h * w * 2 bytes.
-    """
-
-    def __init__(self, batches: FaceBatches, body: nn.Module, views: int = 1, augmentation: str = ""):
-        super().__init__(batches.images, batches.targets, batches.batch_size, batches.mean, batches.sd, shuffle=batches.shuffle)
-        self.views = views
-
-        def compute() -> Tensor:
-            parts, device = torch.arange(len(batches.images), device=batches.device).split(256), batches.device.type
-            with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=precision(batches.device) == "bf16"), \
-                    torch.random.fork_rng(), datasets.progress("what the frozen body sees", views * len(batches.images)) as advance:
-                torch.manual_seed(0)
-                seen = []
-                for part in parts * views:
-                    seen.append(body.eval()(batches.faces(part)).half())
-                    advance(len(part))
-            return torch.cat(seen).unflatten(0, (views, -1))
-
-        self.maps = kept(f"{self.fingerprint} {tuple(batches.images.shape)} {batches.mean} {batches.sd} {views} {augmentation}", body, compute).to(self.device)
-
-    def faces(self, index: Tensor) -> Tensor:
-        """The maps of the faces at `index`, each in a random one of its views."""
-        return self.maps[torch.randint(self.views, (len(index),), device=index.device), index].float()
-
 # %% ../chapters/05_training.ipynb #targets
 def soft_targets(faces: FaceTable, crowd_share: float = 0.0, label_smoothing: float = 0.0) -> Tensor:
     """Training targets (N, K) float32 that sum to 1: the label, mixed with vote shares and smoothed.
 
-    K is the number of classes. `crowd_share` > 0 needs FER+ votes and FER-2013's seven classes. ValueError for a face
-    without a label.
+    K is the number of classes. `crowd_share` is the part of the votes for these classes; a face without such votes keeps
+    its label, as every face does in a table without votes. ValueError for a face without a label.
     """
     labels = faces.frame["emotion"].to_numpy()
     if (labels < 0).any():
         row = faces.frame["row"].to_numpy()[labels < 0][0]
         raise ValueError(f"{faces.name}: row {row} has no emotion label; leave such rows out before training.")
     targets = np.eye(len(faces.classes))[labels]
-    if crowd_share:
-        votes = faces.frame[list(faces.classes)].to_numpy(float)
+    if crowd_share and faces.has_votes:
+        votes = faces.frame.reindex(columns=[c if c in VOTE_COLUMNS else "" for c in faces.classes]).fillna(0).to_numpy(float)
         known = votes.sum(1, keepdims=True) > 0
         shares = votes / np.where(known, votes.sum(1, keepdims=True), 1)
         targets = np.where(known, (1 - crowd_share) * targets + crowd_share * shares, targets)
@@ -338,12 +303,44 @@ def soft_targets(faces: FaceTable, crowd_share: float = 0.0, label_smoothing: fl
 def dimensional_targets(faces: FaceTable, recipe: Recipe) -> Tensor:
     """Valence, arousal and, for the target "vad", dominance of each face from its votes: (N, 2 or 3) float32, 1..9.
 
-    NaN where all votes are for unknown or NF. ValueError for norms that are not in `emotions.NORMS`.
+    In a table without votes they are those of the label's word. NaN where all votes are for unknown or NF, or the label
+    has no word in the norms. ValueError for norms that are not in `emotions.NORMS`, or with neither votes nor labels.
     """
     if recipe.norms not in NORMS:
         raise ValueError(f"Recipe {recipe.name}: there are no norms {recipe.norms!r}; use one of {', '.join(NORMS)}.")
-    vad = votes_to_vad(faces.votes, NORMS[recipe.norms])
+    labels, norms = faces.frame["emotion"].to_numpy(), NORMS[recipe.norms]
+    if faces.has_votes or (len(faces) and (labels < 0).all()):
+        vad = votes_to_vad(faces.votes, norms)
+    else:
+        words = dict(zip(FERPLUS_EMOTIONS, norms.mean))
+        vad = np.array([*(words.get(c, [np.nan] * 3) for c in faces.classes), [np.nan] * 3])[labels]
     return torch.from_numpy(vad[:, :len(recipe.outputs)].astype(np.float32))
+
+
+def labels_in(classes: tuple[str, ...], faces: FaceTable) -> np.ndarray:
+    """The label of each face as its index in `classes`, found by name: int64 (N,), -1 for no label and for other classes."""
+    index = [classes.index(c) if c in classes else -1 for c in faces.classes]
+    return np.array([*index, -1])[faces.frame["emotion"].to_numpy()]
+
+
+def distil(targets: Tensor, faces: FaceTable, teacher: TrainedModel, share: float) -> Tensor:
+    """`targets` (N, K) with `share` of each face's replaced by what `teacher` answers, class by class under its name.
+
+    Its answers for classes that `faces` do not have are left out, the others scaled to sum to 1. A face whose label it
+    does not know keeps its target. ValueError for a teacher that knows none of the classes.
+    """
+    theirs = () if teacher.recipe.outputs else teacher.classes
+    shared = [c for c in faces.classes if c in theirs]
+    if not shared:
+        raise ValueError(f"The teacher {teacher.recipe.name} answers with {', '.join(teacher.recipe.outputs or theirs)}, "
+                         f"which are no classes of {faces.name}; name another teacher.")
+    said = torch.from_numpy(teacher(faces.images))[:, [theirs.index(c) for c in shared]]
+    if len(shared) < len(theirs):
+        said = said / said.sum(1, keepdim=True).clamp(min=1e-12)
+    taught = torch.zeros_like(targets)
+    taught[:, [faces.classes.index(c) for c in shared]] = said
+    knows = torch.from_numpy(labels_in(theirs, faces) >= 0)[:, None]
+    return torch.where(knows, (1 - share) * targets + share * taught, targets)
 
 # %% ../chapters/05_training.ipynb #loss
 def focal_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None, gamma: float = 2.0) -> Tensor:
@@ -411,13 +408,17 @@ def save_checkpoint(path: Path, learn: Learner, header: dict, best: dict[str, Te
     datasets.write_atomic(path, lambda p: save_file(tensors, p, metadata={"header": header}))
 
 
-def read_checkpoint(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Header and tensors of a checkpoint; ValueError with what to do when the file is damaged."""
+def read_checkpoint(path: Path, advice: str = "delete it to start the run again") -> tuple[dict, dict[str, Tensor]]:
+    """Header and tensors of a checkpoint or a network's file; ValueError with `advice` when it is damaged or another kind of file."""
     try:
         with safe_open(path, "pt") as f:
-            return json.loads(f.metadata()["header"]), {k: f.get_tensor(k) for k in f.keys()}
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}); delete it to start the run again.") from error
+            header, tensors = json.loads((f.metadata() or {})["header"]), {k: f.get_tensor(k) for k in f.keys()}
+        if not isinstance(header, dict):
+            raise ValueError("its header is no table of names and values")
+    except Exception as error:  # safetensors has errors of its own
+        told = "it has no header" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise ValueError(f"{path} is not a readable checkpoint ({told}); {advice}.") from error
+    return header, tensors
 
 
 def load_checkpoint(path: Path, learn: Learner, identity: dict) -> tuple[list[dict], dict[str, Tensor]]:
@@ -430,14 +431,18 @@ def load_checkpoint(path: Path, learn: Learner, identity: dict) -> tuple[list[di
         if header.get(key) != value:
             raise ValueError(f"{path} was written for {key} {header.get(key)}, not {value}; delete it or train the run it belongs to.")
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    learn.model.load_state_dict(part("model."))
-    device = next(learn.model.parameters()).device
-    moments = [dict(numbers) for numbers in header["optimizer"]]
-    for name, value in part("opt.").items():
-        index, key = name.split(".", 1)
-        moments[int(index)][key] = value.to(device)
-    learn.opt.load_state_dict({"state": moments, "hypers": [dict(h) for h in header["hypers"]]})
-    return header["history"], part("best.")
+    try:
+        learn.model.load_state_dict(part("model."))
+        device = next(learn.model.parameters()).device
+        moments = [dict(numbers) for numbers in header["optimizer"]]
+        for name, value in part("opt.").items():
+            index, key = name.split(".", 1)
+            moments[int(index)][key] = value.to(device)
+        learn.opt.load_state_dict({"state": moments, "hypers": [dict(h) for h in header["hypers"]]})
+        return list(header["history"]), part("best.")
+    except Exception as error:  # whatever a header that is not ours can lead to
+        raise ValueError(f"{path} does not hold what this run needs to go on ({str(error).partition(chr(10))[0]}); "
+                         "delete it to start the run again.") from error
 
 # %% ../chapters/05_training.ipynb #callbacks
 class EpochSeed(Callback):
@@ -521,14 +526,233 @@ class RecordEpoch(Callback):
         if self.deadline is not None and self.epoch + 1 < self.n_epoch and time.monotonic() + seconds > self.deadline:
             raise CancelFitException
 
+# %% ../chapters/05_training.ipynb #meaning
+def meaning(value: object, inside: tuple[int, ...] = ()) -> str:
+    """A hex digest of what a value holds or, for a function, of what it computes: its name does not matter.
+
+    A function counts by its code with the constants, defaults, outer variables and globals that it uses, a network by
+    its classes, settings and weights, what a library brings by its name and version, any other object by its class and
+    attributes. What none of this fits gets a new digest each time. `inside` is for the recursion.
+    """
+    if id(value) in inside:
+        return "itself"
+    deeper = partial(meaning, inside=(*inside, id(value)))
+    digest = hashlib.sha256(type(value).__qualname__.encode())
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(f"{value.dtype} {value.shape} ".encode() + value.tobytes())
+    else:
+        digest.update("\0".join(_pieces(value, deeper)).encode())
+    return digest.hexdigest()
+
+
+def _pieces(value: object, deeper: Callable[[object], str]) -> list[str]:
+    """What a value consists of, each part through `deeper`."""
+    if isinstance(value, Mapping):
+        return sorted(deeper(k) + deeper(v) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return list(map(deeper, value))
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(deeper, value))
+    if isinstance(value, MethodType):
+        return [deeper(value.__func__), deeper(value.__self__)]
+    if isinstance(value, partial):
+        return list(map(deeper, (value.func, value.args, value.keywords)))
+    if known := _library_name(value):
+        return [known]
+    if isinstance(value, (CodeType, FunctionType, type, nn.Module)):
+        return list(map(deeper, _code_of(value)))
+    if hasattr(value, "__dict__"):
+        return [deeper(type(value)), deeper(vars(value))]
+    return [secrets.token_hex() if " at 0x" in (text := repr(value)) else text]
+
+
+def _library_name(value: object) -> str:
+    """Name and version of a module, or of a function or class of Python or an installed library; "" for the others."""
+    if not isinstance(value, (ModuleType, type)) and not (callable(value) and hasattr(value, "__qualname__")):
+        return ""
+    name = value.__name__ if isinstance(value, ModuleType) else f"{value.__module__ or 'builtins'}.{value.__qualname__}"
+    top = name.partition(".")[0]
+    release = getattr(sys.modules.get(top), "__version__", "" if top not in sys.stdlib_module_names else sys.version)
+    own = top == "fer_book" or not release
+    return f"{name} {release}" if isinstance(value, ModuleType) or not own else ""
+
+
+def _code_of(value: CodeType | FunctionType | type | nn.Module) -> list[object]:
+    """What decides what code, a function, a class or a network computes."""
+    if isinstance(value, CodeType):
+        return [value.co_code, value.co_consts, value.co_names]
+    if isinstance(value, FunctionType):
+        used = {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
+        outer = [cell.cell_contents for cell in value.__closure__ or ()]
+        return [value.__code__, value.__defaults__, value.__kwdefaults__, outer, used]
+    if isinstance(value, type):
+        members = {k: getattr(v, "__func__", getattr(v, "fget", v)) for k, v in vars(value).items()}
+        return [value.__bases__, {k: v for k, v in members.items() if callable(v) or k[:2] != "__"}]
+    settings = {k: v for k, v in vars(value).items() if k[0] != "_" and k not in ("training", "forward")}
+    state = {k: v for part in ("_parameters", "_buffers", "_modules") for k, v in getattr(value, part).items()}
+    return [type(value), settings, state]  # without a `forward` that covers the class's for a while, see `remembered`
+
+
+def _names(code: CodeType) -> set[str]:
+    """The global names that code and the functions defined in it may use."""
+    return set(code.co_names).union(*(_names(const) for const in code.co_consts if isinstance(const, CodeType)))
+
+# %% ../chapters/05_training.ipynb #views
+def sweep(folder: Path, age: float = 86_400.0) -> None:
+    """Remove what killed runs left half-written in `folder`: untouched for `age` seconds and open in no process."""
+    old = [p for p in folder.resolve().glob(".*") if _LEFT.fullmatch(p.name) and time.time() - _touched(p) > age]
+    held = _open_files() if old else set()
+    for path in old:
+        if any(path in (file, *file.parents) for file in held):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+# files of `datasets.write_atomic`, folders of `write_run`, and these as they were called before
+_LEFT = re.compile(r"\..+\.[0-9a-f]{12}\.part(\.\w+)?|\..+-(smoke|cpu|gpu)-s-?\d+-[0-9a-f]{8}-[a-z0-9_]{8}")
+
+
+def _touched(path: Path) -> float:
+    """When a file, or anything in a folder, was last written; the present for what is gone."""
+    with suppress(OSError):
+        return max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+    return time.time()
+
+
+def _open_files() -> set[Path]:
+    """The files that the processes of this user hold open."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            found |= {Path(file.path) for file in process.open_files()}
+    return found
+
+
+def kept(what: str, net: nn.Module, compute: Callable[[], Tensor]) -> Tensor:
+    """A tensor that `compute` makes with a frozen network, from the cache if it is there whole.
+
+    `what` says all that it depends on beside the network. An entry that is damaged, or another one's, is made anew.
+    """
+    key = hashlib.sha256(f"{what} {meaning(net)}".encode()).hexdigest()
+    path = datasets.cache_dir() / f"features-{key[:20]}.safetensors"
+    if (known := _read_kept(path, key)) is not None:
+        return known
+    made = compute().cpu().contiguous()
+    try:
+        datasets.write_atomic(path, lambda p: save_file({"features": made}, p, metadata={"checksum": _checksum(key, made)}))
+        sweep(path.parent)
+    except DataError as error:
+        warnings.warn(f"what a frozen network sees could not be kept for the next time: {error}", stacklevel=2)
+    return made
+
+
+def _read_kept(path: Path, key: str) -> Tensor | None:
+    """The entry of the cache, or None if it is not there or its checksum is not that of its content under `key`."""
+    try:
+        with safe_open(path, "pt") as file:
+            value = file.get_tensor("features")
+            return value if file.metadata()["checksum"] == _checksum(key, value) else None
+    except Exception:  # a damaged file can raise nearly anything
+        return None
+
+
+def _checksum(key: str, value: Tensor) -> str:
+    """CRC-32 of key, type, shape and content: reads faster than a disk does, and no flipped bit escapes it."""
+    start = zlib.crc32(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+    return f"{zlib.crc32(value.flatten().view(torch.uint8).numpy(), start):08x}"
+
+
+@contextmanager
+def remembered(body: nn.Module) -> Iterator[None]:
+    """Within the context a frozen `body` looks into the cache for every batch that it has seen before."""
+    look = body.forward
+    body.forward = lambda x: kept(meaning(x), body, lambda: look(x)).to(x)
+    try:
+        yield
+    finally:
+        del body.forward
+
+
+class MapBatches(FaceBatches):
+    """What a frozen `body` makes of the faces of `batches`, computed once: batches of its maps (B, D, h, w) in place of the faces.
+
+    Every face is seen in `views` versions, augmented as `batches` does it and as `augmentation` says, and each batch picks one of them for every
+    face. The views are the same for every seed. Memory, and disk in the cache: views * N * D * h * w * 2 bytes.
+    """
+
+    def __init__(self, batches: FaceBatches, body: nn.Module, views: int = 1, augmentation: str = ""):
+        super().__init__(batches.images, batches.targets, batches.batch_size, batches.mean, batches.sd, shuffle=batches.shuffle)
+        self.views = views
+
+        def compute() -> Tensor:
+            parts, device = torch.arange(len(batches.images), device=batches.device).split(256), batches.device.type
+            with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=precision(batches.device) == "bf16"), \
+                    torch.random.fork_rng(), datasets.progress("what the frozen body sees", views * len(batches.images)) as advance:
+                torch.manual_seed(0)
+                seen = []
+                for part in parts * views:
+                    seen.append(body.eval()(batches.faces(part)).half())
+                    advance(len(part))
+            return torch.cat(seen).unflatten(0, (views, -1))
+
+        what = (self.fingerprint, tuple(batches.images.shape), batches.mean, batches.sd, views, augmentation, precision(self.device))
+        self.maps = kept(str(what), body, compute).to(self.device)
+
+    def faces(self, index: Tensor) -> Tensor:
+        """The maps of the faces at `index`, each in a random one of its views."""
+        return self.maps[torch.randint(self.views, (len(index),), device=index.device), index].float()
+
 # %% ../chapters/05_training.ipynb #learner
-def build_model(recipe: Recipe, n_outputs: int, in_channels: int = 1) -> nn.Module:
-    """The network that `recipe` names, fresh; ValueError unless it is a class of this package."""
+def network_class(recipe: Recipe) -> type[nn.Module]:
+    """The class that `recipe.model` names; ValueError for all but networks that a chapter of this book defines."""
     module, _, name = recipe.model.partition(":")
-    if not module.startswith("fer_book."):
+    if module not in modules():
         raise ValueError(f"Recipe {recipe.name}: model {recipe.model!r} is not of the form fer_book.module:Class.")
-    return getattr(importlib.import_module(module), name)(
-        n_outputs=n_outputs, in_channels=in_channels, size=recipe.size, **recipe.model_args)
+    found = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module):
+        raise ValueError(f"Recipe {recipe.name}: {recipe.model!r} is no network that {module} defines.")
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a setting of a network is a number, a yes or no, a word, or some of them: no path, no address."""
+    if isinstance(value, (list, tuple)):
+        return len(value) <= 64 and all(not isinstance(v, (list, tuple)) and _is_plain(v) for v in value)
+    if isinstance(value, str):
+        return re.fullmatch(r"[\w.-]{0,64}", value) is not None
+    return value is None or isinstance(value, (bool, int, float)) and abs(value) <= 1e6
+
+
+def build_model(recipe: Recipe, n_outputs: int, in_channels: int = 1) -> nn.Module:
+    """The network that `recipe` names, fresh: nothing is read or fetched. ValueError unless it and its settings are this book's."""
+    network = network_class(recipe)
+    for name, value in recipe.model_args.items():
+        if not _is_plain(value):
+            raise ValueError(f"Recipe {recipe.name}: the setting {name} of {recipe.model} is no plain number or word.")
+    settings = {"n_outputs": n_outputs, "in_channels": in_channels, "size": recipe.size} | dict(recipe.model_args)
+    try:
+        return network(**settings)
+    except TypeError as error:  # a name that no signature on the way to the layers has
+        raise ValueError(f"Recipe {recipe.name}: {recipe.model} cannot be made with {', '.join(settings)} ({error}).") from error
+
+
+def outputs_along(recipe: Recipe, n_outputs: int, in_channels: int = 1) -> dict[str, int]:
+    """Which tensors of the recipe's network have a dimension that counts its outputs, and which one that is.
+
+    They are those that differ in a network with one output more; both are built without memory.
+    """
+    with torch.device("meta"):
+        one, more = (build_model(recipe, n, in_channels).state_dict() for n in (n_outputs, n_outputs + 1))
+    return {name: along for name, value in one.items()
+            for along, (n, m) in enumerate(zip(value.shape, more[name].shape)) if n != m}
 
 
 def label_accuracy(pred: Tensor, target: Tensor) -> Tensor:
@@ -563,7 +787,7 @@ def make_learner(recipe: Recipe, train: FaceTable, valid: FaceTable, device: tor
     images = as_tensor(train.images, recipe.size)
     model = build_model(recipe, len(recipe.outputs or train.classes), images.shape[1])
     if start:
-        start_from(model, start)
+        start_from(model, start, recipe.outputs or train.classes)
     else:
         for part in model.modules():
             if hasattr(part, "load_weights"):
@@ -574,8 +798,7 @@ def make_learner(recipe: Recipe, train: FaceTable, valid: FaceTable, device: tor
     else:
         targets = [soft_targets(train, recipe.crowd_share, recipe.label_smoothing), soft_targets(valid)]
         if teacher:
-            taught = torch.from_numpy(read_trained(teacher).to(device)(train.images))
-            targets[0] = (1 - recipe.teacher_share) * targets[0] + recipe.teacher_share * taught
+            targets[0] = distil(targets[0], train, read_trained(teacher).to(device), recipe.teacher_share)
     known = [part.isfinite().all(1) for part in targets]
 
     def change(x: Tensor) -> Tensor:
@@ -590,7 +813,7 @@ def make_learner(recipe: Recipe, train: FaceTable, valid: FaceTable, device: tor
     if recipe.views and not recipe.freeze:
         raise ValueError(f"Recipe {recipe.name}: views are of a frozen body; set freeze as well.")
     if recipe.views:
-        augmentation = f"{recipe.flip} {recipe.rotate} {recipe.scale} {recipe.shift} {recipe.cutout}"
+        augmentation = f"{recipe.flip} {recipe.rotate} {recipe.scale} {recipe.shift} {recipe.cutout} {meaning([augment, cutout])}"
         batches = [MapBatches(batches[0].to(device), model.body, recipe.views, augmentation), MapBatches(batches[1].to(device), model.body)]
     groups = body_and_head(model)
     optimizer = {"adam": Adam, "sgd": partial(SGD, mom=0.9)}[recipe.optimizer]
@@ -647,9 +870,10 @@ class TrainedModel:
         """Write the network as float16 safetensors and return the file's sha256 (hex)."""
         header = {"settings": self.recipe.settings, "classes": self.classes, "mean": self.mean, "sd": self.sd,
                   "in_channels": self.in_channels}
-        tensors = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in self.model.state_dict().items()}
+        small = lambda v: v.is_floating_point() and bool((v.abs() < 65_504).all())  # float16 ends there
+        tensors = {k: (v.half() if small(v) else v).cpu().contiguous() for k, v in self.model.state_dict().items()}
         datasets.write_atomic(path, lambda p: save_file(tensors, p, metadata={"header": json.dumps(header)}))
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
 
 
 def load_model(run_id: str, home: Path | None = None) -> TrainedModel:
@@ -657,59 +881,156 @@ def load_model(run_id: str, home: Path | None = None) -> TrainedModel:
 
     FileNotFoundError when it was not published; ValueError when the file's sha256 is not the one that the run recorded.
     """
-    home = home or project_home()
+    home = home or runs_home()
     path = home / "models" / f"{run_id}.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; train it with `fer-book train` or take a run listed in models/.")
-    recorded = json.loads((home / "results" / run_id / "run.json").read_text()).get("model_sha256")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != recorded:
+    if file_sha256(path) != recorded_sha256(home / "results" / run_id):
         raise ValueError(f"{path} is not the file that run {run_id} recorded; restore it from the repository.")
     return read_trained(path)
 
 
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recorded_sha256(folder: Path) -> str:
+    """The sha256 of the network that the run in `folder` recorded, "" where there is no such record."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return json.loads((folder / "run.json").read_text())["model_sha256"]
+    return ""
+
+
 def read_trained(path: Path) -> TrainedModel:
-    """The network that `TrainedModel.save` wrote to `path`, in eval mode on the CPU."""
-    header, tensors = read_checkpoint(path)
-    recipe = Recipe(**header["settings"])
-    model = build_model(recipe, len(recipe.outputs or header["classes"]), header["in_channels"])
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    """The network that `TrainedModel.save` wrote to `path`, in eval mode on the CPU; ValueError for any other file.
+
+    Only networks of this book are built, nothing is fetched, and nothing takes more memory than the file's own tensors.
+    """
+    header, tensors = read_checkpoint(path, "take it again from where it came")
+    try:
+        recipe = _told(header)
+        n_outputs = len(recipe.outputs or header["classes"])
+        with torch.device("meta"):
+            wanted = build_model(recipe, n_outputs, header["in_channels"]).state_dict()
+        if {k: v.shape for k, v in wanted.items()} != {k: v.shape for k, v in tensors.items()}:
+            raise ValueError(f"its tensors are not those of {recipe.model}")
+        if not all(v.isfinite().all() for v in tensors.values()):
+            raise ValueError("it holds numbers that are not finite")
+        model = build_model(recipe, n_outputs, header["in_channels"])
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    except Exception as error:  # a stranger's settings can break a network's making in every way
+        raise ValueError(f"{path} holds no network of this book: {str(error).partition(chr(10))[0].rstrip('.')}; "
+                         "take it again from where it came.") from error
     return TrainedModel(model.eval(), recipe, tuple(header["classes"]), header["mean"], header["sd"], header["in_channels"])
 
 
-def trained_file(name: str, profile: str, seed: int, folders: Iterable[Path]) -> Path:
+def _told(header: dict) -> Recipe:
+    """The recipe that a network's header tells of; ValueError for the first field that is missing or odd."""
+    known = ("settings", "classes", "mean", "sd", "in_channels")
+    if missing := [name for name in known if name not in header]:
+        raise ValueError(f"its header does not say {missing[0]}")
+    settings, classes = header["settings"], header["classes"]
+    odd = next((name for name in settings if name not in Recipe.__dataclass_fields__), None) if isinstance(settings, dict) else "settings"
+    if odd is not None or not {"name", "model"} <= set(settings):
+        raise ValueError(f"its settings are not a recipe's ({odd or 'name or model is missing'})")
+    recipe = Recipe(**settings)
+    network_class(recipe)
+    numbers = lambda value: value if isinstance(value, list) else [value]
+    fine = {
+        "settings": isinstance(recipe.model_args, dict) and recipe.target in ("emotion", "va", "vad"),
+        "size": type(recipe.size) is int and 1 <= recipe.size <= 1024,
+        "in_channels": header["in_channels"] in (1, 3),
+        "classes": isinstance(classes, list) and 1 <= len(set(map(str, classes))) == len(classes) <= 1000
+        and all(isinstance(c, str) and c.strip() for c in classes),
+        "mean": len(numbers(header["mean"])) in (1, 3) and all(type(v) in (int, float) and math.isfinite(v) for v in numbers(header["mean"])),
+        "sd": len(numbers(header["sd"])) in (1, 3) and all(type(v) in (int, float) and 0 < v < math.inf for v in numbers(header["sd"])),
+    }
+    if not all(fine.values()):
+        raise ValueError(f"its {next(name for name, is_fine in fine.items() if not is_fine)} cannot be that of a network for faces")
+    return recipe
+
+
+def trained_file(name: str, profile: str, seed: int, folders: Iterable[Path], data: str = "") -> Path:
     """The network that recipe `name` gave under `profile` with `seed`: in `.run/` or `models/` of the first of `folders` that has it.
 
-    ValueError with the command that makes it when none has.
+    With `data`, a fingerprint, one that learned from the same data comes before all others, and else the shipped one, with
+    a warning. ValueError with the command that makes it when there is none.
     """
-    run_id = find_recipe(name).at(profile).run_id(profile, seed)
-    for path in (p for folder in folders for p in (folder / ".run" / run_id / "model.safetensors", folder / "models" / f"{run_id}.safetensors")):
-        if path.exists():
-            return path
-    raise ValueError(f"There is no trained network of {name}: run `fer-book train {name} --profile {profile} --seed {seed}` first.")
+    run_id, found = find_recipe(name).at(profile).run_id(profile, seed), []
+    for folder in folders:
+        ours = [*folder.glob(f".run/{run_id}*/model.safetensors"), *folder.glob(f"models/{run_id}*.safetensors")]
+        newest_first = sorted(ours, key=lambda path: path.stat().st_mtime, reverse=True)
+        found += [path for path in newest_first if re.fullmatch(r"(-d[0-9a-f]{6})?", run_of(path).removeprefix(run_id))]
+    if not found:
+        raise ValueError(f"There is no trained network of {name}: run `fer-book train {name} --profile {profile} --seed {seed}` first.")
+    if not data:
+        return found[0]
+    if same := [path for path in found if _learned_from(path, data)]:
+        return same[0]
+    other = min(found, key=lambda path: run_of(path) != run_id)
+    warnings.warn(f"{run_of(other)} was trained on another copy of the data than this run: `fer-book train {name} --profile {profile} "
+                  f"--seed {seed}` trains it on yours.", stacklevel=2)
+    return other
 
 
-def start_from(model: nn.Module, path: Path) -> list[str]:
+def run_of(path: Path) -> str:
+    """The id of the run whose network is the file at `path`, in `models/` or `.run/<run-id>/`."""
+    return path.parent.name if path.name == "model.safetensors" else path.stem
+
+
+def _learned_from(path: Path, data: str) -> bool:
+    """Whether a network learned from the data with the fingerprint `data`: its run's id says so, or else its record."""
+    run_id = run_of(path)
+    if re.search(r"-d[0-9a-f]{6}$", run_id):
+        return run_id.endswith(f"-d{data[:6]}")
+    base = path.parents[2] if path.name == "model.safetensors" else path.parents[1]
+    for folder in (base / "results" / run_id, base / run_id):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads((folder / "run.json").read_text())["data"]["fingerprint"] == data:
+                return recorded_sha256(folder) == file_sha256(path)
+    return False
+
+
+def start_from(model: nn.Module, path: Path, outputs: tuple[str, ...] = ()) -> list[str]:
     """Copy into `model` every tensor of the network at `path` whose name and shape are the same; returns the names that stay fresh.
 
-    ValueError when nothing fits.
+    `outputs` names the classes or dimensions of `model`: what belongs to one of them goes to the one of the same name,
+    and in a tensor of outputs the rest stays fresh. ValueError when nothing fits.
     """
-    _, tensors = read_checkpoint(path)
-    state = model.state_dict()
-    fits = {k: v.to(state[k].dtype) for k, v in tensors.items() if k in state and v.shape == state[k].shape}
-    if not fits:
+    start, state, copied = read_trained(path), model.state_dict(), []
+    theirs = start.recipe.outputs or start.classes
+    along = outputs_along(start.recipe, len(theirs), start.in_channels) if outputs else {}
+    here, there = [outputs.index(name) for name in theirs if name in outputs], [i for i, name in enumerate(theirs) if name in outputs]
+    for name, value in start.model.state_dict().items():
+        if name not in state:
+            continue
+        if name in along:
+            value, mine = value.movedim(along[name], 0), state[name].movedim(along[name], 0)
+            if here and value.shape[1:] == mine.shape[1:] and len(mine) == len(outputs):
+                mine[here] = value[there].to(mine)
+                copied.append(name)
+        elif value.shape == state[name].shape:
+            state[name].copy_(value)
+            copied.append(name)
+    if not copied:
         raise ValueError(f"{path} has no layer in common with the network that should start from it.")
-    model.load_state_dict(fits, strict=False)
-    return [k for k in state if k not in fits]
+    return [name for name in state if name not in copied]
 
 # %% ../chapters/05_training.ipynb #fit
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` returns: the run's id and folder, whether training is complete, and the history so far."""
+    """What `fit` returns: the run's id and folder, whether training is complete, and the history so far.
+
+    `recorded`: the run was on record before, and nothing was trained.
+    """
 
     id: str
     path: Path
     complete: bool
     history: pd.DataFrame
+    recorded: bool = False
 
 
 def thin(faces: FaceTable, n: int | None) -> FaceTable:
@@ -724,36 +1045,66 @@ def epoch_line(row: dict) -> str:
             f"{score.replace('_', ' ')} {row[score]:.4f}  {row['seconds']:.0f} s")
 
 
+def usable(recipe: Recipe, faces: FaceTable) -> FaceTable:
+    """The faces that a run of `recipe` can use: with a validation split, and for emotions only those with a label.
+
+    ValueError, before any training, for a table that cannot be learned from.
+    """
+    if not recipe.outputs:
+        faces = faces[faces.frame["emotion"].to_numpy() >= 0]
+    elif not faces.has_votes and (faces.frame["emotion"] < 0).all():
+        raise ValueError(f"{faces.name}: {recipe.name} learns {', '.join(recipe.outputs)} from FER+ votes or from labels, and this table "
+                         "has neither; put fer2013new.csv beside fer2013.csv, or use fer2013.parquet.")
+    split, wanted = faces.frame["split"], " or ".join(recipe.train_splits)
+    if not split.isin(recipe.train_splits).any():
+        raise ValueError(f"{faces.name}: no face of the split {wanted} has what {recipe.name} learns; add labelled faces there.")
+    if not (split == "valid").any():
+        faces = datasets.with_splits(faces)
+    train, valid = faces[faces.frame["split"].isin(recipe.train_splits).to_numpy()], faces.split("valid")
+    if recipe.outputs:
+        parts = {wanted: train, "valid": valid}
+        for name, n in ((k, int(dimensional_targets(part, recipe).isfinite().all(1).sum())) for k, part in parts.items()):
+            if n < 2:
+                raise ValueError(f"{faces.name}: {n} faces of the split {name} have what {recipe.name} learns; add faces there.")
+    elif (kinds := train.frame["emotion"].unique()).size < 2:
+        raise ValueError(f"{faces.name}: the {len(train)} faces to train on are all {train.classes[kinds[0]]}; add faces of other classes.")
+    return faces
+
+
 def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable | None = None, out: Path | None = None,
         budget: float | None = None,
         report: Callable[[dict], None] = lambda row: print(epoch_line(row), flush=True)) -> Fit:
     """Train `recipe` under `profile` and record the run in `out`/<run-id>; resume it when a checkpoint is there.
 
     `faces` defaults to the recipe's data set; the embedded faces stand in only under `smoke`. `out` defaults to `results/`.
+    A run of the same settings, seed and data that is recorded in `out` already is not trained again: another `out` does that.
     `budget` is in seconds: training stops after the epoch that leaves no time for another one, and the next call goes on from there.
-    `report` gets each epoch's history row. ValueError for a checkpoint of another run, an unknown profile or faces without labels.
+    `report` gets each epoch's history row. ValueError for a checkpoint of another run, an unknown profile or faces that cannot be
+    learned from.
     """
-    recipe, home, started = recipe.at(profile), project_home(), time.monotonic()
+    recipe, home, started = recipe.at(profile), runs_home(), time.monotonic()
     if faces is None:
         faces = (datasets.load_or_embedded if profile == "smoke" else datasets.load)(recipe.dataset)
-    run_id = recipe.run_id(profile, seed)
+    given, faces = len(faces), usable(recipe, faces)
     out = Path(out) if out is not None else home / "results"
+    if known := find_record(recipe, profile, seed, faces.fingerprint, out):
+        print(f"{known} is recorded in {out} already, so nothing was trained; give another folder (--out DIR) to train it anew.", flush=True)
+        return Fit(known, out / known, True, pd.read_csv(out / known / "history.csv"), recorded=True)
+    run_id, source = recipe.run_id(profile, seed, faces.fingerprint), source_commit()
     work = (home if out == home / "results" else out) / ".run" / run_id
     train = thin(faces[faces.frame["split"].isin(recipe.train_splits).to_numpy()], recipe.max_faces)
     valid = thin(faces.split("valid"), recipe.max_faces)
-    others = {use: trained_file(name, profile, use_seed, (work.parents[1], home))
-              for use, name, use_seed in (("start", recipe.start, seed if recipe.start_seed is None else recipe.start_seed), ("teacher", recipe.teacher, 0)) if name}
+    others = other_networks(recipe, profile, seed, (work.parents[1], home, project_home()), faces.fingerprint)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
     learn = make_learner(recipe, train, valid, device, **others)
-    others = {use: hashlib.sha256(path.read_bytes()).hexdigest() for use, path in others.items()}
-    identity = {"recipe": recipe.hash, "seed": seed, "data": learn.dls.train.fingerprint} | others
+    told = {f"{use}_sha256": file_sha256(path) for use, path in others.items()} | {f"{use}_run": run_of(path) for use, path in others.items()}
+    identity = {"recipe": recipe.hash, "seed": seed, "data": learn.dls.train.fingerprint} | {use: told[f"{use}_sha256"] for use in others}
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint = work / "checkpoint.safetensors"
-    history, best = load_checkpoint(checkpoint, learn, identity) if checkpoint.exists() else ([], {})
-    record = RecordEpoch(checkpoint, identity, history, best, recipe, None if budget is None else started + budget, report)
+    history, best = resume(work, recipe.run_id(profile, seed), learn, identity)
+    record = RecordEpoch(work / "checkpoint.safetensors", identity, history, best, recipe, None if budget is None else started + budget, report)
     if len(history) < recipe.epochs:
         learn.fit(recipe.epochs, start_epoch=len(history), cbs=[EpochSeed(seed), record, *schedule_callback(recipe, learn, history)])
     done = Fit(run_id, out / run_id, len(history) >= recipe.epochs, pd.DataFrame(history))
@@ -762,85 +1113,209 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     if best:
         learn.model.load_state_dict(best)
     trained = TrainedModel(learn.model, recipe, faces.classes, learn.dls.train.mean, learn.dls.train.sd, learn.dls.train.images.shape[1])
-    test = thin(faces.split("test"), recipe.max_faces)
+    parts = {"n_valid": valid, "n_test": thin(faces.split("test"), recipe.max_faces)}
     leaks = faces.frame["row"].to_numpy()[datasets.leaked(faces)]
     with remembered(trained.model.body) if recipe.views else nullcontext():
-        predictions = pd.concat([predict_split(trained, part, leaks) for part in (valid, test)], ignore_index=True)
-    sizes = {"n_train": len(train), "n_valid": len(valid), "n_test": len(test)}
-    sha256 = trained.save(work / "model.safetensors")
-    write_run(done, describe_run(done, recipe, profile, seed, faces, sizes, device) | {
-        "n_parameters": sum(p.numel() for p in learn.model.parameters()), "model_sha256": sha256} | {f"{use}_sha256": v for use, v in others.items()}, predictions)
+        predictions = pd.concat([predict_split(trained, part, leaks) for part in parts.values() if len(part)], ignore_index=True)
+    sizes = {"n_train": len(train), **{name: len(part) for name, part in parts.items()}, "n_left_out": given - len(faces)}
+    told["model_sha256"] = trained.save(work / "model.safetensors")
+    told["n_parameters"] = sum(p.numel() for p in learn.model.parameters())
+    write_run(done, describe_run(done, recipe, profile, seed, faces, sizes, device) | source | told, predictions)
+    for folder in work.parent.iterdir():
+        sweep(folder)
     return done
 
 
-def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> pd.DataFrame:
-    """One row per face of `part`: row, split, usage, emotion (label index), leaked (its row is one of `leaks`), then the outputs.
+def other_networks(recipe: Recipe, profile: str, seed: int, folders: Iterable[Path], data: str) -> dict[str, Path]:
+    """The files of the networks that `recipe` starts from and is taught by, as "start" and "teacher"."""
+    seeds = {"start": seed if recipe.start_seed is None else recipe.start_seed, "teacher": 0}
+    named = {use: name for use in seeds if (name := getattr(recipe, use))}
+    same_set = lambda name: find_recipe(name).at(profile).dataset == recipe.dataset
+    return {use: trained_file(name, profile, seeds[use], folders, data if same_set(name) else "") for use, name in named.items()}
 
-    Outputs are p_<class> …, or for a regression valence, arousal … and their true_valence, true_arousal … from the votes.
+
+def resume(work: Path, old_id: str, learn: Learner, identity: dict) -> tuple[list[dict], dict[str, Tensor]]:
+    """History and best weights of the checkpoint in `work`, put into `learn`; else of one under the run's older id, if it is this run's."""
+    mine, older = (folder / "checkpoint.safetensors" for folder in (work, work.with_name(old_id)))
+    if mine.exists():
+        return load_checkpoint(mine, learn, identity)
+    if older.exists():
+        try:
+            return load_checkpoint(older, learn, identity)
+        except ValueError as error:
+            warnings.warn(f"the run starts anew: {error}", stacklevel=2)
+    return [], {}
+
+
+def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> pd.DataFrame:
+    """One row per face of `part`: row, split, usage, emotion, leaked (its row is one of `leaks`), image, then the outputs.
+
+    `emotion` is the index of the label among the network's classes, whatever their order in `part`; faces of classes that a
+    network for emotions does not know are left out. `image` is a number that the pixels decide. Outputs are p_<class> …, or
+    for a regression valence, arousal … and their true_valence, true_arousal ….
     """
-    columns = [c for c in ("row", "split", "usage", "emotion") if c in part.frame]
+    emotion = labels_in(trained.classes, part)
+    if not trained.recipe.outputs:
+        part, emotion = part[emotion >= 0], emotion[emotion >= 0]
+    if not len(part):
+        raise ValueError(f"{part.name}: no face has a label that {trained.recipe.name} knows ({', '.join(trained.classes)}).")
+    columns = [c for c in ("row", "split", "usage") if c in part.frame]
     table = part.frame[columns].reset_index(drop=True)
-    table["leaked"] = table["row"].isin(leaks)
+    table = table.assign(emotion=emotion, leaked=table["row"].isin(leaks), image=datasets.pixel_digests(part.images))
     outputs = trained(part.images)
     if not trained.recipe.outputs:
-        return table.assign(**{f"p_{c}": outputs[:, i] for i, c in enumerate(part.classes)})
+        return table.assign(**{f"p_{c}": outputs[:, i] for i, c in enumerate(trained.classes)})
     truth = dimensional_targets(part, trained.recipe).numpy()
     names = trained.recipe.outputs
     return table.assign(**dict(zip(names, outputs.T)), **{f"true_{c}": truth[:, i] for i, c in enumerate(names)})
 
 # %% ../chapters/05_training.ipynb #record
+def runs_home() -> Path:
+    """The folder whose `results/`, `.run/` and `models/` runs go to: the book's checkout, without one the working folder."""
+    home = project_home()
+    return home if os.environ.get("FER_BOOK_HOME") or (home / "data" / "claims").is_dir() else Path.cwd()
+
+
+def source_commit() -> dict[str, str]:
+    """The `commit` of the code that runs, with "-dirty" where files were changed, and `commit_note`.
+
+    Outside of a checkout the commit is the tag of the release, v<version>. Where git does not answer it is "" and the note says why.
+    """
+    folder = Path(fer_book.__path__[0]).resolve().parent
+    if not (folder / ".git").exists():
+        return {"commit": f"v{fer_book.__version__}", "commit_note": "not run from a checkout: the tag of the package's release"}
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"commit": "", "commit_note": f"git could not be asked ({getattr(error, 'strerror', None) or type(error).__name__})"}
+    if answer.returncode:
+        return {"commit": "", "commit_note": f"git did not answer ({answer.stderr.strip().partition(chr(10))[0]})"}
+    return {"commit": answer.stdout.strip(), "commit_note": ""}
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that decide a run's numbers, "" where a library does not say."""
+    told = {"python": platform.python_version(), "fer-book": fer_book.__version__}
+    for package in ("torch", "torchvision", "fastai", "timm", "numpy", "pandas"):
+        try:
+            told[package] = version(package)
+        except PackageNotFoundError:
+            told[package] = ""
+    return told
+
+
+def describe_data(recipe: Recipe, faces: FaceTable) -> dict:
+    """What run.json says of the faces: the set's name and fingerprint, its classes, who gave the labels, and what the copy lacks."""
+    lacks = dict.fromkeys(faces.lacks)
+    if (recipe.outputs or recipe.crowd_share) and not faces.has_votes:
+        lacks["votes"] = None
+    by_votes = "labels" in faces.lacks or faces.name == "ferplus"
+    values = f"{'votes' if faces.has_votes else 'words'} {recipe.norms}"
+    return {"name": faces.name, "fingerprint": faces.fingerprint, "classes": list(faces.classes),
+            "labels": values if recipe.outputs else "votes" if by_votes else "own", "lacks": list(lacks)}
+
+
 def describe_run(done: Fit, recipe: Recipe, profile: str, seed: int, faces: FaceTable, sizes: dict, device: torch.device) -> dict:
     """The content of run.json: what ran, on what, from which commit, with which versions, for how long."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], capture_output=True, text=True,
-                            cwd=project_home()).stdout.strip()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    packages = ("fer-book", "torch", "torchvision", "fastai", "timm", "numpy", "pandas")
     return {
         "id": done.id, "recipe": recipe.settings, "profile": profile, "seed": seed, "differs": list(recipe.differs),
-        "differs_kind": "minor" if recipe.comparable else "major", "commit": commit,
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "differs_kind": "minor" if recipe.comparable else "major", **source_commit(), "versions": versions(),
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads(), "precision": precision(device)},
-        "data": {"name": faces.name, "fingerprint": faces.fingerprint} | sizes,
+        "data": describe_data(recipe, faces) | sizes,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "wall_time_s": round(float(done.history["seconds"].sum()), 1), "epochs": len(done.history),
         "complete": done.complete, "embedded": faces.name == "schematic",
     }
 
 
-def write_run(done: Fit, description: dict, predictions: pd.DataFrame) -> None:
-    """Write run.json, history.csv and predictions.parquet beside the final folder, then rename it into place."""
-    done.path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{done.id}-", dir=done.path.parent))
+def read_record(folder: Path) -> dict | None:
+    """The run.json of a run that is recorded whole; None where it is unfinished, or a file is missing or damaged."""
     try:
-        beside.chmod(0o755)
+        told = json.loads((folder / "run.json").read_text())
+        n = len(pd.read_parquet(folder / "predictions.parquet"))
+        whole = len(pd.read_csv(folder / "history.csv")) and n == told["data"]["n_valid"] + told["data"]["n_test"]
+        return told if whole and told["complete"] and told["id"] == folder.name else None
+    except Exception:  # a damaged file can raise nearly anything
+        return None
+
+
+def find_record(recipe: Recipe, profile: str, seed: int, data: str, out: Path) -> str:
+    """The id of the whole record in `out` of these settings, profile, seed and data (a fingerprint), however it is called; "" if none."""
+    for path in sorted(Path(out).glob("[!.]*/run.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            told = json.loads(path.read_text())
+            same = (told["recipe"]["name"], told["profile"], told["seed"], told["data"]["fingerprint"]) == (recipe.name, profile, seed, data)
+            if same and Recipe(**told["recipe"]).hash == recipe.hash and read_record(path.parent):
+                return path.parent.name
+    return ""
+
+
+def write_run(done: Fit, description: dict, predictions: pd.DataFrame) -> None:
+    """Write run.json, history.csv and predictions.parquet beside the final folder, then rename it into place: whole or not at all.
+
+    A record that is whole already stays as it is; ValueError when it is of other data. A damaged one makes way.
+    """
+    if there := read_record(done.path):
+        if there["data"]["fingerprint"] != description["data"]["fingerprint"]:
+            raise ValueError(f"{done.path} is a run on another copy of the data; record this one in another folder.")
+        return
+    beside, aside = (done.path.with_name(f".{done.id[:80]}.{secrets.token_hex(6)}.part") for _ in range(2))
+    try:
+        beside.mkdir(parents=True)
         predictions.to_parquet(beside / "predictions.parquet", index=False, compression="zstd")
         done.history.to_csv(beside / "history.csv", index=False)
         (beside / "run.json").write_text(json.dumps(description, indent=1) + "\n")
-        shutil.rmtree(done.path, ignore_errors=True)
+        for path in beside.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        if done.path.exists():
+            done.path.rename(aside)
         beside.rename(done.path)
     except OSError as error:
+        if aside.exists() and not done.path.exists():
+            aside.rename(done.path)
         raise OSError(f"{done.path} could not be written ({error.strerror or error}); free some space and run the same command again.") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        for folder in (beside, aside):
+            shutil.rmtree(folder, ignore_errors=True)
+    sweep(done.path.parent)
 
 
-def record(recipe: Recipe, profile: str, seed: int, faces: FaceTable, predictions: pd.DataFrame, out: Path, n_train: int = 0) -> Path:
-    """Write a run that `fit` did not make: `predictions` for `faces`, all of them test faces; returns its folder in `out`."""
-    run_id = recipe.run_id(profile, seed)
+def record(recipe: Recipe, profile: str, seed: int, faces: FaceTable, predictions: pd.DataFrame, out: Path, n_train: int = 0,
+           n_left_out: int = 0) -> Path:
+    """Write a run that `fit` did not make: `predictions` for `faces`, all of them test faces; returns its folder in `out`.
+
+    A record of the same settings and data that is there stays as it is. `n_left_out` counts faces that could not be asked about.
+    """
+    if known := find_record(recipe, profile, seed, faces.fingerprint, out):
+        return Path(out) / known
+    run_id = recipe.run_id(profile, seed, faces.fingerprint)
     done = Fit(run_id, Path(out) / run_id, True, pd.DataFrame({"epoch": [0], "seconds": [0.0]}))
-    sizes = {"n_train": n_train, "n_valid": 0, "n_test": len(faces)}
+    sizes = {"n_train": n_train, "n_valid": 0, "n_test": len(predictions), "n_left_out": n_left_out}
+    images = pd.Series(datasets.pixel_digests(faces.images), index=faces.frame["row"].to_numpy())
+    predictions = predictions.assign(image=images.loc[predictions["row"]].to_numpy())
     write_run(done, describe_run(done, recipe, profile, seed, faces, sizes, torch.device("cpu")), predictions)
     return done.path
 
 
 def publish(run_id: str, home: Path | None = None) -> Path:
-    """Copy the network of a finished run to `models/<run-id>.safetensors`, where `load_model` finds it."""
-    home = home or project_home()
+    """Copy the network of a finished run to `models/<run-id>.safetensors`, where `load_model` finds it.
+
+    A file there that the run recorded stays. FileNotFoundError where the network is not here, ValueError when it is not the recorded one.
+    """
+    home = home or runs_home()
     source, target = home / ".run" / run_id / "model.safetensors", home / "models" / f"{run_id}.safetensors"
+    recorded = recorded_sha256(home / "results" / run_id)
+    if target.exists() and file_sha256(target) == recorded:
+        return target
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; train the run here before you publish its network.")
-    target.parent.mkdir(exist_ok=True)
+    if file_sha256(source) != recorded:
+        raise ValueError(f"{source} is not the network that results/{run_id} recorded; train the run anew in another folder, or restore its record.")
     datasets.write_atomic(target, lambda p: shutil.copyfile(source, p))
+    sweep(target.parent)
     return target
 
 # %% ../chapters/05_training.ipynb #bench
@@ -881,10 +1356,10 @@ def _file_learner(recipe: Recipe, faces: FaceTable, folder: Path, device: torch.
     for row, image, label in zip(faces.frame["row"], faces.images, faces.frame["emotion"]):
         (folder / str(label)).mkdir(exist_ok=True)
         cv2.imwrite(str(folder / str(label) / f"{row}.png"), image)
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock(vocab=list("0123456"))), get_items=get_image_files, get_y=parent_label,
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock(vocab=[str(i) for i in range(len(faces.classes))])), get_items=get_image_files, get_y=parent_label,
                       splitter=RandomSplitter(0.02, seed=0), batch_tfms=aug_transforms(max_rotate=recipe.rotate, max_warp=0, max_lighting=0))
     loaders = block.dataloaders(folder, bs=recipe.batch_size, num_workers=2, device=device)
-    return Learner(loaders, build_model(recipe, 7).to(device), loss_func=nn.CrossEntropyLoss(), lr=recipe.lr,
+    return Learner(loaders, build_model(recipe, len(faces.classes)).to(device), loss_func=nn.CrossEntropyLoss(), lr=recipe.lr,
                    cbs=precision_callbacks(device))
 
 
