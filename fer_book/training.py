@@ -561,8 +561,8 @@ def _pieces(value: object, deeper: Callable[[object], str]) -> list[str]:
         return [deeper(value.__func__), deeper(value.__self__)]
     if isinstance(value, partial):
         return list(map(deeper, (value.func, value.args, value.keywords)))
-    if known := _library_name(value):
-        return [known]
+    if known := _library_name(value):  # a library's decorator closes over what it decorates
+        return [known, *(deeper(cell.cell_contents) for cell in getattr(value, "__closure__", None) or ())]
     if isinstance(value, (CodeType, FunctionType, type, nn.Module)):
         return list(map(deeper, _code_of(value)))
     if hasattr(value, "__dict__"):
@@ -572,9 +572,14 @@ def _pieces(value: object, deeper: Callable[[object], str]) -> list[str]:
 
 def _library_name(value: object) -> str:
     """Name and version of a module, or of a function or class of Python or an installed library; "" for the others."""
-    if not isinstance(value, (ModuleType, type)) and not (callable(value) and hasattr(value, "__qualname__")):
+    if isinstance(value, ModuleType):
+        name = value.__name__
+    elif isinstance(value, FunctionType):  # where it was written, which `functools.wraps` does not change
+        name = f"{value.__globals__.get('__name__', '')}.{value.__code__.co_qualname}"
+    elif isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+        name = f"{value.__module__ or 'builtins'}.{value.__qualname__}"
+    else:
         return ""
-    name = value.__name__ if isinstance(value, ModuleType) else f"{value.__module__ or 'builtins'}.{value.__qualname__}"
     top = name.partition(".")[0]
     release = getattr(sys.modules.get(top), "__version__", "" if top not in sys.stdlib_module_names else sys.version)
     own = top == "fer_book" or not release
