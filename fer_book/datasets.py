@@ -125,12 +125,14 @@ def _teller(what: str, total: int) -> tuple[Callable[[int], None], Callable[[], 
 # %% ../chapters/03_datasets.ipynb #face-table
 SPLITS = ("train", "valid", "test")
 LACKS = {
-    "votes": "It has no FER+ votes: put fer2013new.csv beside it for everything that asks ten raters.",
+    "votes": "It has no FER+ votes: where a page asks the raters, each face's label stands in, and what only raters can "
+             "answer is left out. fer2013new.csv beside the faces brings them.",
     "labels": "It has no labels of its own: a face's label is the emotion that most FER+ raters named.",
     "valid": "It has no validation split: a ninth of the training faces was cut off, chosen by their pixels.",
     "test": "It has no test split: a ninth of the training faces was cut off, chosen by their pixels.",
     "splits": "Its splits are not the official ones, so scores on them compare with nobody's.",
-    "rows": "Its pictures are not FER-2013's pixel for pixel, so no face can be matched with a recorded run.",
+    "rows": "Its pictures are not FER-2013's pixel for pixel, so no face can be matched with its row, with a recorded run or with "
+            "fer2013new.csv.",
 }
 "What a copy of a data set can lack, and what follows."
 
@@ -213,6 +215,15 @@ class FaceTable:
             raise DataError(f"{self.name}: this table has no FER+ votes; use fer2013.parquet, or put fer2013new.csv "
                             "beside fer2013.csv")
         return self.frame[list(VOTE_COLUMNS)].to_numpy(np.int64)
+
+    @property
+    def votes_or_labels(self) -> np.ndarray:
+        """`votes`, or where there are none one vote for each face's label: int64 (N,10); no vote without a label."""
+        if self.has_votes:
+            return self.votes
+        column = np.array([VOTE_COLUMNS.index(c) if c in VOTE_COLUMNS else -1 for c in (*self.classes, "")])
+        said = column[self.frame["emotion"].to_numpy()]
+        return (said[:, None] == np.arange(len(VOTE_COLUMNS))).astype(np.int64)
 
     @property
     def labelled(self) -> FaceTable:
