@@ -318,6 +318,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fer_book.datasets.FaceTable._refuse': ('datasets.html#facetable._refuse', 'fer_book/datasets.py'),
                                    'fer_book.datasets.FaceTable.counts': ('datasets.html#facetable.counts', 'fer_book/datasets.py'),
                                    'fer_book.datasets.FaceTable.embedded': ('datasets.html#facetable.embedded', 'fer_book/datasets.py'),
+                                   'fer_book.datasets.FaceTable.find': ('datasets.html#facetable.find', 'fer_book/datasets.py'),
                                    'fer_book.datasets.FaceTable.fingerprint': ( 'datasets.html#facetable.fingerprint',
                                                                                 'fer_book/datasets.py'),
                                    'fer_book.datasets.FaceTable.grey': ('datasets.html#facetable.grey', 'fer_book/datasets.py'),

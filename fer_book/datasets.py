@@ -216,6 +216,12 @@ class FaceTable:
                             "beside fer2013.csv")
         return self.frame[list(VOTE_COLUMNS)].to_numpy(np.int64)
 
+    def find(self, rows: np.ndarray) -> np.ndarray:
+        """Positions of the faces with these rows of the original data set, int64 (M,); -1 where a face is not here."""
+        if self.embedded or "rows" in self.lacks:
+            return np.full(len(rows), -1)
+        return pd.Index(self.frame["row"]).get_indexer(np.asarray(rows))
+
     @property
     def votes_or_labels(self) -> np.ndarray:
         """`votes`, or where there are none one vote for each face's label: int64 (N,10); no vote without a label."""
@@ -1330,8 +1336,8 @@ def notice(table: FaceTable) -> None:
 
     from IPython.display import HTML, display
     if table.embedded:
-        text = (f"<b>Drawn faces, no photographs.</b> This page was made from {len(table):,} schematic faces because the real "
-                "data set was not there. Its numbers say nothing about people. Set FER_BOOK_DATA to use real faces.")
+        text = (f"<b>Drawn faces, no photographs.</b> This was made from {len(table):,} schematic faces because the real "
+                "data set, or what is asked of it, was not there. Its numbers say nothing about people. Set FER_BOOK_DATA to use real faces.")
         style = "border-left:4px solid #d55e00;padding:.5em 1em;margin:.5em 0;background:rgba(213,94,0,.12)"
     else:
         sizes = ", ".join(f"{s} {n:,}" for s, n in table.counts()["all"].items())
