@@ -356,6 +356,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fer_book.datasets._grey_webp': ('datasets.html#_grey_webp', 'fer_book/datasets.py'),
                                    'fer_book.datasets._holds_fer2013': ('datasets.html#_holds_fer2013', 'fer_book/datasets.py'),
                                    'fer_book.datasets._hub_labels': ('datasets.html#_hub_labels', 'fer_book/datasets.py'),
+                                   'fer_book.datasets._in_place': ('datasets.html#_in_place', 'fer_book/datasets.py'),
                                    'fer_book.datasets._keep': ('datasets.html#_keep', 'fer_book/datasets.py'),
                                    'fer_book.datasets._label_csv': ('datasets.html#_label_csv', 'fer_book/datasets.py'),
                                    'fer_book.datasets._may_be_faces': ('datasets.html#_may_be_faces', 'fer_book/datasets.py'),

@@ -807,20 +807,25 @@ def _official_digests() -> np.ndarray:
     return np.load(Path(fer_book.__path__[0]) / "fer2013_rows.npy", allow_pickle=False)
 
 
+def _in_place(table: FaceTable, unrated: bool) -> np.ndarray:
+    """Where a face has the very pixels that stand in its line of fer2013.csv; lines that FER+ did not rate count as `unrated`."""
+    known, row = _official_digests(), table.frame["row"].to_numpy()
+    there = np.where((row >= 0) & (row < len(known)), known[row % len(known)], -1)
+    return np.where(there == 0, unrated, there == pixel_digests(table.images))
+
+
 def knows_rows(table: FaceTable) -> bool:
     """Whether `row` counts the lines of fer2013.csv: most faces have the very pixels that stand in their line."""
-    known, row = _official_digests(), table.frame["row"].to_numpy()
-    inside = (row >= 0) & (row < len(known))
-    return bool(2 * (known[row[inside]] == pixel_digests(table.images[inside])).sum() > len(table))
+    return 2 * int(_in_place(table, False).sum()) > len(table)
 
 
 def with_official_rows(table: FaceTable) -> FaceTable:
     """The faces of a copy of FER-2013 with the rows, the usage and the order of fer2013.csv, found by their pixels.
 
     Equal pictures are told apart by their split, then in order. Faces that FER-2013 does not hold are numbered on from
-    35,887. The copy keeps splits that are not the official ones. Most faces unknown: the same table, which lacks rows.
+    35,887. A copy keeps splits of its own. Where most faces are unknown it is the same table, which lacks rows.
     """
-    if knows_rows(table) or table.images.shape[1:] != (48, 48):
+    if table.images.shape[1:] != (48, 48) or knows_rows(table) and _in_place(table, True).all():
         return table
     mine = pd.DataFrame({"digest": pixel_digests(table.images), "held": (table.frame["split"] != "train").to_numpy()})
     known, start = _official_digests(), FER2013_ROWS[0]
@@ -836,7 +841,7 @@ def with_official_rows(table: FaceTable) -> FaceTable:
     if 2 * (row >= 0).sum() <= len(table):
         return replace(table, lacks=(*table.lacks, "rows"))
     own, frame, lacks = row < 0, table.frame.copy(), table.lacks
-    if ((row >= start) == held)[~own].all():
+    if not held.any() or ((row >= start) == held)[~own].all():
         usage = np.repeat(list(OFFICIAL), FER2013_ROWS)[row[~own]]
         frame.loc[~own, "usage"], frame.loc[~own, "split"] = usage, pd.Series(usage).map(OFFICIAL).to_numpy()
     else:
@@ -1575,8 +1580,8 @@ def _findings(rows: Sequence[tuple[str, int, int, str]]) -> pd.DataFrame:
 def catalogue(root: str | Path | None = None) -> pd.DataFrame:
     """Every data set the book knows and every other one in the data folder, one row each.
 
-    Columns: `name`, `here` (yes or no), `rows` (of a file; image files of a folder; empty if unknown), `path`, `holds`,
-    `licence`, `get`. Nothing is decoded. Raises `DataError` if the data folder is given but is no folder.
+    Columns: `name`, `here` (yes or no), `rows` (of a file; image files of a folder; empty if unknown), `layout` (in which
+    form it is there), `path`, `holds`, `licence`, `get`. Nothing is decoded. Raises `DataError` if the data folder is given but is no folder.
     """
     try:
         base = data_dir(root)
@@ -1584,22 +1589,24 @@ def catalogue(root: str | Path | None = None) -> pd.DataFrame:
         base = None
     rows, used = [], set()
     for known in DATASETS:
-        path = None if base is None or known.name == "schematic" else _place(known.name, base)
+        found = None if base is None or known.name == "schematic" else _place(known.name, base)
+        path, layout = (found.path, found.layout) if found else (None, "")
         used.add(path)
-        here = "yes" if path is not None or known.name == "schematic" else "no"
-        rows.append((known.name, here, _count_rows(path), str(path or ""), known.holds, known.licence, known.get))
+        here = "yes" if found or known.name == "schematic" else "no"
+        rows.append((known.name, here, _count_rows(path), layout, str(path or ""), known.holds, known.licence, known.get))
     for place in sorted(base.iterdir()) if base is not None else ():
-        path = _place(place.stem if place.is_file() else place.name, base) if _may_be_faces(place) else None
-        if path is not None and path not in used:
-            used.add(path)
-            rows.append((place.stem if place.is_file() else place.name, "yes", _count_rows(path), str(path), "your own", "yours", ""))
-    return pd.DataFrame(rows, columns=["name", "here", "rows", "path", "holds", "licence", "get"])
+        name = place.stem if place.is_file() else place.name
+        found = _place(name, base) if _may_be_faces(place) else None
+        if found and found.path not in used:
+            used.add(found.path)
+            rows.append((name, "yes", _count_rows(found.path), found.layout, str(found.path), "your own", "yours", ""))
+    return pd.DataFrame(rows, columns=["name", "here", "rows", "layout", "path", "holds", "licence", "get"])
 
 
-def _place(name: str, base: Path) -> Path | None:
-    """Where `load` would find a data set, None if nowhere."""
+def _place(name: str, base: Path) -> _Found | None:
+    """What `load` would find of a data set, None if nothing."""
     try:
-        return _find("fer2013" if name == "ferplus" else name, base).path
+        return _find("fer2013" if name == "ferplus" else name, base)
     except DataError:
         return None
 
@@ -1622,7 +1629,8 @@ def _count_rows(path: Path | None) -> int | str:
         if path is None:
             return ""
         if path.is_dir():
-            return sum(f.lower().endswith(_SUFFIXES) for _, _, files in os.walk(path) for f in files)
+            files = list(files_below(path))
+            return sum(f.name.lower().endswith(_SUFFIXES) for f in files) or sum(pq.read_metadata(f).num_rows for f in files if f.suffix == ".parquet")
         if path.suffix == ".parquet":
             return pq.read_metadata(path).num_rows
         with open(path, "rb") as f:
@@ -1640,7 +1648,7 @@ def check(name: str, root: str | Path | None = None) -> pd.DataFrame:
     known = next((d for d in DATASETS if d.name == name and d.rows), None)
     if known is None:
         return audit(table)
-    complete = len(table) in (known.rows, *((35714,) if name == "fer2013" else ()))
+    complete = len(table) in (known.rows, *((35714, 35710) if name in ("fer2013", "ferplus") else ()))  # FER+'s folders: 35,710
     first = ("images read, of those published", len(table), known.rows,
              "" if complete else "this copy is not complete, compare it with the original")
     return pd.concat([_findings([first]), audit(table)], ignore_index=True)
