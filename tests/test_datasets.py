@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from layouts import LAYOUTS, drawn, genuine, only, write_new
+from layouts import LAYOUTS, drawn, genuine, only, write_lines, write_new
 from PIL import Image
 
 from fer_book import datasets
@@ -781,3 +781,33 @@ def test_the_packages_numbers_are_those_of_the_real_faces(real_data):
     digests = np.load(Path(datasets.__file__).with_name("fer2013_rows.npy"))
     assert (digests[faces.frame["row"]] == datasets.pixel_digests(faces.images)).all()
     assert len(digests) == sum(datasets.FER2013_ROWS) and (digests == 0).sum() == 173
+
+
+def test_csv_files_that_are_not_fer2013s_own_say_why(tmp_path):
+    whole = only(drawn(20), np.arange(4))
+    large = replace(whole, images=whole.images.repeat(4, 1).repeat(4, 2))
+    write_lines(tmp_path / "large.csv", large)
+    with pytest.raises(DataError, match=r"row 0 \(line 2\): the face is 192 x 192 pixels, FER-2013's are 48 x 48; give size="):
+        datasets.read_csv(tmp_path / "large.csv")
+    assert (datasets.read_csv(tmp_path / "large.csv", size=192).images == large.images).all()
+    for mark, told in ((";", "semicolons"), ("\t", "tabs")):
+        (tmp_path / "marks.csv").write_text((tmp_path / "large.csv").read_text().replace(",", mark))
+        with pytest.raises(DataError, match=f"marks.csv: the columns are separated by {told}"):
+            datasets.read_csv(tmp_path / "marks.csv", size=48)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300, 2.5])
+def test_votes_that_are_no_numbers_of_votes_are_named(tmp_path, value):
+    images, labels, votes = made_up(4)
+    votes = votes.astype(float)
+    votes[2, 1] = value
+    with pytest.raises(DataError, match="fer2013.parquet: happiness of row 2 is .*, not a whole number; correct it"):
+        datasets.read_parquet(write_parquet(tmp_path / "fer2013.parquet", images, labels, votes, usage=USAGE[:4]))
+
+
+def test_ferplus_names_that_stand_there_twice_are_joined_by_row(tmp_path):
+    whole = only(drawn(40), np.arange(9, 13))
+    assert whole.names[1] == whole.names[2]
+    LAYOUTS["fer2013.csv + fer2013new.csv"](tmp_path, replace(whole, votes=np.eye(10, dtype=int)[:4] * 10))
+    faces = datasets.load("fer2013", tmp_path)
+    assert faces.votes.argmax(1).tolist() == [0, 1, 2, 3] and (faces.images == whole.images).all()
