@@ -329,6 +329,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fer_book.datasets.FaceTable.votes': ('datasets.html#facetable.votes', 'fer_book/datasets.py'),
                                    'fer_book.datasets.FaceTable.votes_or_labels': ( 'datasets.html#facetable.votes_or_labels',
                                                                                     'fer_book/datasets.py'),
+                                   'fer_book.datasets.FaceTable.with_classes': ( 'datasets.html#facetable.with_classes',
+                                                                                 'fer_book/datasets.py'),
                                    'fer_book.datasets.HumanCeiling': ('datasets.html#humanceiling', 'fer_book/datasets.py'),
                                    'fer_book.datasets.HumanCeiling.recall': ('datasets.html#humanceiling.recall', 'fer_book/datasets.py'),
                                    'fer_book.datasets._Found': ('datasets.html#_found', 'fer_book/datasets.py'),

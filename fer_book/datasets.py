@@ -216,6 +216,12 @@ class FaceTable:
                             "beside fer2013.csv")
         return self.frame[list(VOTE_COLUMNS)].to_numpy(np.int64)
 
+    def with_classes(self, classes: Sequence[str]) -> FaceTable:
+        """The same faces with these classes: labels are carried over by name, those of other classes become -1."""
+        index = np.array([classes.index(c) if c in classes else -1 for c in self.classes] + [-1])
+        frame = self.frame.assign(emotion=index[self.frame["emotion"].to_numpy()])
+        return replace(self, frame=frame, classes=tuple(classes))
+
     def find(self, rows: np.ndarray) -> np.ndarray:
         """Positions of the faces with these rows of the original data set, int64 (M,); -1 where a face is not here."""
         if self.embedded or "rows" in self.lacks:
@@ -1310,13 +1316,15 @@ def _read_or_cached(name: str, root: str | Path | None, size: int | None) -> tup
 def combine(many: FaceTable, few: FaceTable) -> FaceTable:
     """Two sets as one grey table: all faces of `many` train but those of its test split, which are left out; those of `few` keep their split.
 
-    The rows of `few` are numbered on after those of `many`. DataError if the classes or the sizes of the images differ.
+    The rows of `few` are numbered on after those of `many`; labels are joined by name. DataError if `few` has other
+    classes than `many`, or images of another size.
     """
-    if many.classes != few.classes or many.images.shape[1:3] != few.images.shape[1:3]:
-        raise DataError(f"{many.name} and {few.name} have other classes or sizes of images; give both the same, classes in the same order.")
+    if not set(few.classes) <= set(many.classes) or many.images.shape[1:3] != few.images.shape[1:3]:
+        raise DataError(f"{many.name} and {few.name} have other classes or sizes of images; give both the same.")
+    few = few.with_classes(many.classes)
     kept, columns = many[(many.frame["split"] != "test").to_numpy()].grey(), ["row", "split", "emotion"]
     frames = kept.frame[columns].assign(split="train"), few.frame[columns].assign(row=few.frame["row"] + many.frame["row"].max() + 1)
-    return FaceTable(np.concatenate([kept.images, few.grey().images]), pd.concat(frames, ignore_index=True), few.classes, f"{many.name}+{few.name}")
+    return FaceTable(np.concatenate([kept.images, few.grey().images]), pd.concat(frames, ignore_index=True), many.classes, f"{many.name}+{few.name}")
 
 
 def load_or_embedded(name: str, root: str | Path | None = None) -> FaceTable:

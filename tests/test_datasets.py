@@ -811,3 +811,12 @@ def test_ferplus_names_that_stand_there_twice_are_joined_by_row(tmp_path):
     LAYOUTS["fer2013.csv + fer2013new.csv"](tmp_path, replace(whole, votes=np.eye(10, dtype=int)[:4] * 10))
     faces = datasets.load("fer2013", tmp_path)
     assert faces.votes.argmax(1).tolist() == [0, 1, 2, 3] and (faces.images == whole.images).all()
+
+
+def test_classes_are_carried_over_by_name():
+    images = made_up(4)[0]
+    faces = table(images, [0, 1, 2, -1], classes=("sadness", "joy", "anger"))
+    assert faces.with_classes(("anger", "sadness")).frame["emotion"].tolist() == [1, -1, 0, -1]
+    many, few = table(images, [0, 1, 2, 0], classes=("a", "b", "c")), table(images, [0, 1, 0, 1], classes=("c", "a"))
+    both = datasets.combine(many, few)
+    assert [both.classes[k] for k in both.frame["emotion"]] == ["a", "b", "c", "a", "c", "a", "c", "a"]
