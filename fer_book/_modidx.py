@@ -706,7 +706,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fer_book.training.kept': ('training.html#kept', 'fer_book/training.py'),
                                    'fer_book.training.l2_l1_loss': ('training.html#l2_l1_loss', 'fer_book/training.py'),
                                    'fer_book.training.label_accuracy': ('training.html#label_accuracy', 'fer_book/training.py'),
-                                   'fer_book.training.labels_in': ('training.html#labels_in', 'fer_book/training.py'),
                                    'fer_book.training.load_checkpoint': ('training.html#load_checkpoint', 'fer_book/training.py'),
                                    'fer_book.training.load_model': ('training.html#load_model', 'fer_book/training.py'),
                                    'fer_book.training.loss_function': ('training.html#loss_function', 'fer_book/training.py'),

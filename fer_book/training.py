@@ -49,19 +49,19 @@ from torch import Tensor, nn
 import fer_book
 from . import datasets
 from .datasets import DataError, FaceTable, project_home
-from .emotions import FERPLUS_EMOTIONS, VAD, FER2013_EMOTIONS, NORMS, VOTE_COLUMNS, votes_to_vad
+from .emotions import VAD, FER2013_EMOTIONS, NORMS, VOTE_COLUMNS, votes_to_vad
 
 # %% auto #0
 __all__ = ['SMOKE', 'RECIPES', 'Recipe', 'modules', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'cutout', 'as_tensor',
-           'normalise', 'FaceBatches', 'soft_targets', 'dimensional_targets', 'labels_in', 'distil', 'focal_loss',
-           'l2_l1_loss', 'loss_function', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint',
-           'read_checkpoint', 'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'StepSchedule',
-           'FrozenBody', 'RecordEpoch', 'meaning', 'sweep', 'kept', 'remembered', 'MapBatches', 'network_class',
-           'build_model', 'outputs_along', 'label_accuracy', 'squared_error', 'body_and_head', 'group_lrs',
-           'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'file_sha256', 'recorded_sha256',
-           'read_trained', 'trained_file', 'run_of', 'start_from', 'Fit', 'thin', 'epoch_line', 'usable', 'fit',
-           'other_networks', 'resume', 'predict_split', 'runs_home', 'source_commit', 'versions', 'describe_data',
-           'describe_run', 'read_record', 'find_record', 'write_run', 'record', 'publish', 'bench']
+           'normalise', 'FaceBatches', 'soft_targets', 'dimensional_targets', 'distil', 'focal_loss', 'l2_l1_loss',
+           'loss_function', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint', 'read_checkpoint',
+           'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'StepSchedule', 'FrozenBody', 'RecordEpoch',
+           'meaning', 'sweep', 'kept', 'remembered', 'MapBatches', 'network_class', 'build_model', 'outputs_along',
+           'label_accuracy', 'squared_error', 'body_and_head', 'group_lrs', 'make_learner', 'schedule_callback',
+           'TrainedModel', 'load_model', 'file_sha256', 'recorded_sha256', 'read_trained', 'trained_file', 'run_of',
+           'start_from', 'Fit', 'thin', 'epoch_line', 'usable', 'fit', 'other_networks', 'resume', 'predict_split',
+           'runs_home', 'source_commit', 'versions', 'describe_data', 'describe_run', 'read_record', 'find_record',
+           'write_run', 'record', 'publish', 'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -308,19 +308,11 @@ def dimensional_targets(faces: FaceTable, recipe: Recipe) -> Tensor:
     """
     if recipe.norms not in NORMS:
         raise ValueError(f"Recipe {recipe.name}: there are no norms {recipe.norms!r}; use one of {', '.join(NORMS)}.")
-    labels, norms = faces.frame["emotion"].to_numpy(), NORMS[recipe.norms]
-    if faces.has_votes or (len(faces) and (labels < 0).all()):
-        vad = votes_to_vad(faces.votes, norms)
-    else:
-        words = dict(zip(FERPLUS_EMOTIONS, norms.mean))
-        vad = np.array([*(words.get(c, [np.nan] * 3) for c in faces.classes), [np.nan] * 3])[labels]
+    votes = faces.votes_or_labels if len(faces.labelled) else faces.votes
+    if not faces.has_votes:
+        votes[votes.sum(1) == 0, VOTE_COLUMNS.index("unknown")] = 1
+    vad = votes_to_vad(votes, NORMS[recipe.norms])
     return torch.from_numpy(vad[:, :len(recipe.outputs)].astype(np.float32))
-
-
-def labels_in(classes: tuple[str, ...], faces: FaceTable) -> np.ndarray:
-    """The label of each face as its index in `classes`, found by name: int64 (N,), -1 for no label and for other classes."""
-    index = [classes.index(c) if c in classes else -1 for c in faces.classes]
-    return np.array([*index, -1])[faces.frame["emotion"].to_numpy()]
 
 
 def distil(targets: Tensor, faces: FaceTable, teacher: TrainedModel, share: float) -> Tensor:
@@ -339,7 +331,7 @@ def distil(targets: Tensor, faces: FaceTable, teacher: TrainedModel, share: floa
         said = said / said.sum(1, keepdim=True).clamp(min=1e-12)
     taught = torch.zeros_like(targets)
     taught[:, [faces.classes.index(c) for c in shared]] = said
-    knows = torch.from_numpy(labels_in(theirs, faces) >= 0)[:, None]
+    knows = torch.from_numpy(faces.with_classes(theirs).frame["emotion"].to_numpy() >= 0)[:, None]
     return torch.where(knows, (1 - share) * targets + share * taught, targets)
 
 # %% ../chapters/05_training.ipynb #loss
@@ -933,15 +925,15 @@ def read_trained(path: Path) -> TrainedModel:
 
 def _told(header: dict) -> Recipe:
     """The recipe that a network's header tells of; ValueError for the first field that is missing or odd."""
-    known = ("settings", "classes", "mean", "sd", "in_channels")
-    if missing := [name for name in known if name not in header]:
-        raise ValueError(f"its header does not say {missing[0]}")
-    settings, classes = header["settings"], header["classes"]
+    settings = header.get("settings")
     odd = next((name for name in settings if name not in Recipe.__dataclass_fields__), None) if isinstance(settings, dict) else "settings"
     if odd is not None or not {"name", "model"} <= set(settings):
         raise ValueError(f"its settings are not a recipe's ({odd or 'name or model is missing'})")
     recipe = Recipe(**settings)
     network_class(recipe)
+    if missing := [name for name in ("classes", "mean", "sd", "in_channels") if name not in header]:
+        raise ValueError(f"its header does not say {missing[0]}")
+    classes = header["classes"]
     numbers = lambda value: value if isinstance(value, list) else [value]
     fine = {
         "settings": isinstance(recipe.model_args, dict) and recipe.target in ("emotion", "va", "vad"),
@@ -1056,8 +1048,8 @@ def usable(recipe: Recipe, faces: FaceTable) -> FaceTable:
     ValueError, before any training, for a table that cannot be learned from.
     """
     if not recipe.outputs:
-        faces = faces[faces.frame["emotion"].to_numpy() >= 0]
-    elif not faces.has_votes and (faces.frame["emotion"] < 0).all():
+        faces = faces.labelled
+    elif not faces.has_votes and not len(faces.labelled):
         raise ValueError(f"{faces.name}: {recipe.name} learns {', '.join(recipe.outputs)} from FER+ votes or from labels, and this table "
                          "has neither; put fer2013new.csv beside fer2013.csv, or use fer2013.parquet.")
     split, wanted = faces.frame["split"], " or ".join(recipe.train_splits)
@@ -1159,19 +1151,18 @@ def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> 
     network for emotions does not know are left out. `image` is a number that the pixels decide. Outputs are p_<class> …, or
     for a regression valence, arousal … and their true_valence, true_arousal ….
     """
-    emotion = labels_in(trained.classes, part)
-    if not trained.recipe.outputs:
-        part, emotion = part[emotion >= 0], emotion[emotion >= 0]
-    if not len(part):
+    names, asked = trained.recipe.outputs, part.with_classes(trained.classes)
+    if not names:
+        asked = asked.labelled
+    if not len(asked):
         raise ValueError(f"{part.name}: no face has a label that {trained.recipe.name} knows ({', '.join(trained.classes)}).")
-    columns = [c for c in ("row", "split", "usage") if c in part.frame]
-    table = part.frame[columns].reset_index(drop=True)
-    table = table.assign(emotion=emotion, leaked=table["row"].isin(leaks), image=datasets.pixel_digests(part.images))
-    outputs = trained(part.images)
-    if not trained.recipe.outputs:
+    columns = [c for c in ("row", "split", "usage", "emotion") if c in asked.frame]
+    table = asked.frame[columns].reset_index(drop=True)
+    table = table.assign(leaked=table["row"].isin(leaks), image=datasets.pixel_digests(asked.images))
+    outputs = trained(asked.images)
+    if not names:
         return table.assign(**{f"p_{c}": outputs[:, i] for i, c in enumerate(trained.classes)})
     truth = dimensional_targets(part, trained.recipe).numpy()
-    names = trained.recipe.outputs
     return table.assign(**dict(zip(names, outputs.T)), **{f"true_{c}": truth[:, i] for i, c in enumerate(names)})
 
 # %% ../chapters/05_training.ipynb #record

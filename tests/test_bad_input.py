@@ -107,11 +107,10 @@ def trained_then(folder: Path, damage, **settings) -> None:
     training.fit(**{"recipe": SMALL, "profile": "cpu", "faces": made_up_faces(), "out": folder, "report": silent} | settings)
 
 
-def under_the_name_of(recipe: training.Recipe):
-    """Move a checkpoint to where the run of `recipe` looks for it."""
+def under_the_name_of(recipe: training.Recipe, faces: FaceTable):
+    """Move a checkpoint to where the run of `recipe` on `faces` looks for it."""
     def move(checkpoint: Path) -> None:
-        target = checkpoint.parent.with_name(checkpoint.parent.name.replace(SMALL.at("cpu").hash, recipe.at("cpu").hash))
-        checkpoint.parent.rename(target)
+        checkpoint.parent.rename(checkpoint.parent.with_name(recipe.at("cpu").run_id("cpu", 0, faces.fingerprint)))
     return move
 
 
@@ -228,8 +227,8 @@ CASES = [
     ("an unknown recipe", lambda t: training.find_recipe("resnet-1000"), r"There is no recipe 'resnet-1000'. Recipes: .*pixel-regression"),
     ("a recipe of a foreign class", lambda t: training.build_model(replace(SMALL, model="os:system"), 7), r"'os:system' is not of the form fer_book.module:Class"),
     ("a face without a label", lambda t: training.soft_targets(unlabelled()), r"row 3 has no emotion label; leave such rows out"),
-    ("a checkpoint of another recipe", lambda t: trained_then(t, under_the_name_of(OTHER), recipe=OTHER), r"checkpoint.safetensors was written for recipe"),
-    ("a checkpoint of other data", lambda t: trained_then(t, lambda p: None, faces=made_up_faces(seed=1)), r"checkpoint.safetensors was written for data"),
+    ("a checkpoint of another recipe", lambda t: trained_then(t, under_the_name_of(OTHER, made_up_faces()), recipe=OTHER), r"checkpoint.safetensors was written for recipe"),
+    ("a checkpoint of other data", lambda t: trained_then(t, under_the_name_of(SMALL, made_up_faces(seed=1)), faces=made_up_faces(seed=1)), r"checkpoint.safetensors was written for data"),
     ("a checkpoint cut short", lambda t: trained_then(t, half), r"is not a readable checkpoint .*delete it to start the run again"),
     ("a full disk while a run is written", full_disk, r"could not be written .No space left on device.; free some space and run the same command again"),
     ("a network nobody published", lambda t: training.load_model("net", home=t), r"models/net.safetensors does not exist; train it with"),
