@@ -3,6 +3,7 @@
 # %% ../chapters/05_training.ipynb #imports
 from __future__ import annotations
 
+import dis
 import hashlib
 import importlib
 import json
@@ -519,47 +520,78 @@ class RecordEpoch(Callback):
             raise CancelFitException
 
 # %% ../chapters/05_training.ipynb #meaning
-def meaning(value: object, inside: tuple[int, ...] = ()) -> str:
+def meaning(value: object, known: dict[int, tuple] | None = None) -> str:
     """A hex digest of what a value holds or, for a function, of what it computes: its name does not matter.
 
     A function counts by its code with the constants, defaults, outer variables and globals that it uses, a network by
-    its classes, settings and weights, what a library brings by its name and version, any other object by its class and
-    attributes. What none of this fits gets a new digest each time. `inside` is for the recursion.
+    its forward pass, settings and weights, what a library brings by its name and version, any other object by its class
+    and attributes. What none of this fits gets a new digest each time. `known` is for the recursion.
     """
-    if id(value) in inside:
-        return "itself"
-    deeper = partial(meaning, inside=(*inside, id(value)))
+    known = {} if known is None else known
+    if id(value) in known:
+        return known[id(value)][1]
+    known[id(value)] = value, "itself"
     digest = hashlib.sha256(type(value).__qualname__.encode())
     if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous()
         digest.update(f"{value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     elif isinstance(value, np.ndarray) and value.dtype != object:
         digest.update(f"{value.dtype} {value.shape} ".encode() + value.tobytes())
     else:
-        digest.update("\0".join(_pieces(value, deeper)).encode())
+        pieces = _pieces(value)
+        parts = [pieces] if isinstance(pieces, str) else [meaning(piece, known) for piece in pieces]
+        digest.update("\0".join(sorted(parts) if isinstance(value, (set, frozenset)) else parts).encode())
+    known[id(value)] = value, digest.hexdigest()  # the value too, so that its id stays its own
     return digest.hexdigest()
 
 
-def _pieces(value: object, deeper: Callable[[object], str]) -> list[str]:
-    """What a value consists of, each part through `deeper`."""
+def _pieces(value: object) -> str | list[object]:
+    """What a value consists of, or the text that is all there is to it."""
+    if isinstance(value, (str, bytes)):
+        return repr(value)
+    if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
+        return list(value)
     if isinstance(value, Mapping):
-        return sorted(deeper(k) + deeper(v) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return list(map(deeper, value))
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(deeper, value))
+        return [part for item in value.items() for part in item]
     if isinstance(value, MethodType):
-        return [deeper(value.__func__), deeper(value.__self__)]
+        return [value.__func__, value.__self__]
+    if isinstance(value, (staticmethod, classmethod, property)):
+        return [getattr(value, "fget", None) or value.__func__]
     if isinstance(value, partial):
-        return list(map(deeper, (value.func, value.args, value.keywords)))
-    if known := _library_name(value):  # a library's decorator closes over what it decorates
-        return [known, *(deeper(cell.cell_contents) for cell in getattr(value, "__closure__", None) or ())]
-    if isinstance(value, (CodeType, FunctionType, type, nn.Module)):
-        return list(map(deeper, _code_of(value)))
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, CodeType):
+        return [value.co_code, value.co_names, value.co_consts]
+    if isinstance(value, FunctionType):
+        outer = [cell.cell_contents for cell in value.__closure__ or ()]
+        used = {name: value.__globals__[name] for name in sorted(_globals(value.__code__)) if name in value.__globals__}
+        return [_library_name(value) or [value.__code__, used], value.__defaults__, value.__kwdefaults__, outer]
+    if name := _library_name(value):
+        return name
+    if isinstance(value, type):
+        return [value.__bases__, {k: v for k, v in vars(value).items() if callable(v) or k[:2] != "__"}]
+    if isinstance(value, nn.Module):
+        settings = {k: v for k, v in vars(value).items() if k[0] != "_" and k not in ("training", "forward")}
+        return [type(value).__name__, _forward(type(value)), settings, value._parameters, value._buffers, value._modules]
     if hasattr(value, "__dict__"):
-        return [deeper(type(value)), deeper(vars(value))]
-    return [secrets.token_hex() if " at 0x" in (text := repr(value)) else text]
+        return [type(value), vars(value)]
+    return secrets.token_hex() if " at 0x" in (text := repr(value)) else text
+
+
+def _globals(code: CodeType) -> set[str]:
+    """The names that code, and the functions defined in it, look for outside of them."""
+    inner = (_globals(const) for const in code.co_consts if isinstance(const, CodeType))
+    return {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}.union(*inner)
+
+
+def _forward(network: type[nn.Module]) -> list[FunctionType]:
+    """The methods that a network's forward pass may use; an instance's own `forward` covers them only for a while (`remembered`)."""
+    found, names = {}, ["forward"]
+    while names:
+        method = getattr(network, name := names.pop(), None)
+        if isinstance(method, FunctionType) and name not in found:
+            found[name] = method
+            names += method.__code__.co_names
+    return [found[name] for name in sorted(found)]
 
 
 def _library_name(value: object) -> str:
@@ -573,30 +605,8 @@ def _library_name(value: object) -> str:
     else:
         return ""
     top = name.partition(".")[0]
-    release = getattr(sys.modules.get(top), "__version__", "" if top not in sys.stdlib_module_names else sys.version)
-    own = top == "fer_book" or not release
-    return f"{name} {release}" if isinstance(value, ModuleType) or not own else ""
-
-
-def _code_of(value: CodeType | FunctionType | type | nn.Module) -> list[object]:
-    """What decides what code, a function, a class or a network computes."""
-    if isinstance(value, CodeType):
-        return [value.co_code, value.co_consts, value.co_names]
-    if isinstance(value, FunctionType):
-        used = {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
-        outer = [cell.cell_contents for cell in value.__closure__ or ()]
-        return [value.__code__, value.__defaults__, value.__kwdefaults__, outer, used]
-    if isinstance(value, type):
-        members = {k: getattr(v, "__func__", getattr(v, "fget", v)) for k, v in vars(value).items()}
-        return [value.__bases__, {k: v for k, v in members.items() if callable(v) or k[:2] != "__"}]
-    settings = {k: v for k, v in vars(value).items() if k[0] != "_" and k not in ("training", "forward")}
-    state = {k: v for part in ("_parameters", "_buffers", "_modules") for k, v in getattr(value, part).items()}
-    return [type(value), settings, state]  # without a `forward` that covers the class's for a while, see `remembered`
-
-
-def _names(code: CodeType) -> set[str]:
-    """The global names that code and the functions defined in it may use."""
-    return set(code.co_names).union(*(_names(const) for const in code.co_consts if isinstance(const, CodeType)))
+    release = getattr(sys.modules.get(top), "__version__", sys.version if top in sys.stdlib_module_names else "")
+    return f"{name} {release}" if isinstance(value, ModuleType) or release and top != "fer_book" else ""
 
 # %% ../chapters/05_training.ipynb #views
 def sweep(folder: Path, age: float = 86_400.0) -> None:
@@ -926,26 +936,24 @@ def read_trained(path: Path) -> TrainedModel:
 def _told(header: dict) -> Recipe:
     """The recipe that a network's header tells of; ValueError for the first field that is missing or odd."""
     settings = header.get("settings")
-    odd = next((name for name in settings if name not in Recipe.__dataclass_fields__), None) if isinstance(settings, dict) else "settings"
-    if odd is not None or not {"name", "model"} <= set(settings):
-        raise ValueError(f"its settings are not a recipe's ({odd or 'name or model is missing'})")
+    if not isinstance(settings, dict) or not {"name", "model"} <= set(settings) <= set(Recipe.__dataclass_fields__):
+        raise ValueError("its settings are not a recipe's")
     recipe = Recipe(**settings)
     network_class(recipe)
     if missing := [name for name in ("classes", "mean", "sd", "in_channels") if name not in header]:
         raise ValueError(f"its header does not say {missing[0]}")
-    classes = header["classes"]
-    numbers = lambda value: value if isinstance(value, list) else [value]
+    classes, mean, sd = (value if isinstance(value := header[name], list) else [value] for name in ("classes", "mean", "sd"))
+    number = lambda value: type(value) in (int, float) and math.isfinite(value)
     fine = {
         "settings": isinstance(recipe.model_args, dict) and recipe.target in ("emotion", "va", "vad"),
         "size": type(recipe.size) is int and 1 <= recipe.size <= 1024,
         "in_channels": header["in_channels"] in (1, 3),
-        "classes": isinstance(classes, list) and 1 <= len(set(map(str, classes))) == len(classes) <= 1000
-        and all(isinstance(c, str) and c.strip() for c in classes),
-        "mean": len(numbers(header["mean"])) in (1, 3) and all(type(v) in (int, float) and math.isfinite(v) for v in numbers(header["mean"])),
-        "sd": len(numbers(header["sd"])) in (1, 3) and all(type(v) in (int, float) and 0 < v < math.inf for v in numbers(header["sd"])),
+        "classes": 2 <= len(set(map(str, classes))) == len(classes) <= 1000 and all(isinstance(c, str) and c.strip() for c in classes),
+        "mean": len(mean) in (1, 3) and all(map(number, mean)),
+        "sd": len(sd) in (1, 3) and all(number(v) and v > 0 for v in sd),
     }
-    if not all(fine.values()):
-        raise ValueError(f"its {next(name for name, is_fine in fine.items() if not is_fine)} cannot be that of a network for faces")
+    if odd := [name for name, is_fine in fine.items() if not is_fine]:
+        raise ValueError(f"its {odd[0]} cannot be that of a network for faces")
     return recipe
 
 

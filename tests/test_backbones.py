@@ -162,3 +162,23 @@ def test_features_are_cached_and_change_with_faces_weights_and_mirror(tmp_path, 
         next(net.parameters()).mul_(1.5)
     assert not np.allclose(backbones.features(faces, net, 64), first)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_two_poolings_of_one_name_do_not_share_features(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_BOOK_CACHE", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 255, (3, 48, 48), dtype=np.uint8)
+    faces = FaceTable(images=images, frame=pd.DataFrame({"row": range(3), "split": "train", "emotion": 0}), classes=FER2013_EMOTIONS, name="made-up")
+    net = body("dlib", "face", n_blocks=4).eval()
+    ways = [lambda x: x.mean((2, 3)), lambda x: x.amax((2, 3)), *((lambda x, k=k: x[:, :k].mean((2, 3))) for k in (2, 3))]
+    first = [backbones.features(faces, net, 64, pool=way) for way in ways]
+    assert [f.shape[1] for f in first] == [64, 64, 2, 3] and np.array_equal(first[0][:, :3], first[3]) and (first[1] > first[0]).any()
+    assert np.array_equal(backbones.features(faces, net, 64), first[0]) and len(list(tmp_path.iterdir())) == 4
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-8])
+    assert all(np.array_equal(backbones.features(faces, net, 64, pool=way), f) for way, f in zip(ways, first))
+
+
+@pytest.mark.parametrize("options", [{"pretrained": True}, {"checkpoint_path": "x"}, {"pretrained_cfg_overlay": {"file": "x"}}, {"cache_dir": "x"}])
+def test_no_option_of_a_body_reaches_what_timm_loads(options):
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        body("resnet18", **options)
