@@ -126,19 +126,27 @@ _TURNS = dict(enumerate((_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.FLIP_TOP_BOTTOM, 
 "How to move the stored pixels for each EXIF orientation but 1, which is upright."
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation 1..8; 1 where the header is damaged or has none: a broken header is no broken picture."""
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation of a picture; None where its header has none, or nothing that can be read."""
+    header = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(header[at:at + size], "big" if header[:2] == b"MM" else "little")
+
+    first = number(4, 4) + 2
+    for entry in range(first, first + 12 * number(first - 2, 2), 12):  # no other entry is read: any of them may be damaged
+        if number(entry, 2) == 0x0112:
+            return number(entry + 8, 2)
     try:
-        told = image.getexif().get(0x0112, 1)
-    except Exception:  # a damaged header can make its parser raise nearly anything
-        return 1
-    return told if isinstance(told, int) and told in _TURNS else 1
+        return image.getexif().get(0x0112)  # of a TIFF, or in XMP
+    except Exception:  # a damaged header is no damaged picture
+        return None
 
 
 def _deep(image: Image.Image) -> np.ndarray | None:
     """The uint16 pixels of a colour picture with 16 bits a channel, of which Pillow drops the lower eight; None for any other picture."""
     told = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
-    holds_16 = {"PNG": ";16" in told, "TIFF": ";16" in told, "PPM": "65535" in told, "JPEG2000": True}
+    holds_16 = {"PNG": ";16" in told, "TIFF": ";16" in told, "PPM": "65535" in told}
     if image.mode not in ("RGB", "RGBA", "LA") or not holds_16.get(image.format) or not image.fp or image.tell():
         return None
     image.fp.seek(0)
