@@ -147,7 +147,7 @@ class Recipe:
 # %% ../chapters/05_training.ipynb #find-recipe
 def recipes() -> dict[str, Recipe]:
     """Every recipe of the book by name: the `RECIPES` of each chapter's module."""
-    modules = [name for _, name, _ in pkgutil.iter_modules(fer_book.__path__) if name not in ("_modidx", "cli", "build")]
+    modules = [name for _, name, _ in pkgutil.iter_modules(fer_book.__path__) if name not in ("_modidx", "cli", "build", "doctor")]
     found = [r for name in modules for r in getattr(importlib.import_module(f"fer_book.{name}"), "RECIPES", ())]
     return {r.name: r for r in found}
 
