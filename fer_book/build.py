@@ -113,7 +113,11 @@ def hold(folder: Path, alone: bool = True) -> Iterator[None]:
 
     BuildError while another process holds it. No lock is ever left behind; a file system that has none is used without.
     """
-    with open(folder / ".lock", "a") as lock:
+    try:
+        lock = open(folder / ".lock", "a")
+    except OSError as problem:
+        raise BuildError(f"{folder / '.lock'}: {reason(problem, folder / '.lock')}; remove it, or build elsewhere: fer-book build --out DIR") from problem
+    with lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -137,7 +141,7 @@ def scratch_folder(place: Path) -> Iterator[Path]:
 
 def socket_place() -> Path | None:
     """A folder for sockets, whose paths may not be long; None where there is none, so that kernels must talk over the loopback device."""
-    short = (tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm")
+    short = ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm", os.environ.get("TMPDIR"))
     fits = (Path(place) for place in short if place and len(os.fsencode(place)) + len("/fer-12345678/4194304-5") <= SOCKET)
     return next((place for place in fits if place.is_dir() and not obstacle(place)), None)
 

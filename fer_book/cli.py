@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -469,6 +470,9 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(args, "do"):
         grammar.print_help()
         return 2
+    if sys.warnoptions:  # PYTHONWARNINGS=error would stop at what libraries mutter while they are imported
+        warnings.simplefilter("default")
+        os.environ.pop("PYTHONWARNINGS", None)
     try:
         return args.do(args)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough

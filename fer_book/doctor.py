@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 
 import fer_book
@@ -106,19 +107,24 @@ def places(out: Path) -> list[Finding]:
     """The folders that are written into: temporary files, the built book, the cache, recorded runs."""
     from fer_book.datasets import cache_dir
 
-    try:
-        temporary = tempfile.gettempdir()
-    except FileNotFoundError:
-        return [Finding("TMPDIR", "cannot", "no temporary file can be written, neither there nor in /tmp", "set TMPDIR to a folder with room")]
-    asked = os.environ.get("TMPDIR", temporary)
-    ignored = os.path.realpath(asked) != os.path.realpath(temporary)
-    lines = [Finding("TMPDIR", "missing", f"{asked} cannot be written: {temporary} is used", "set TMPDIR to a folder with room") if ignored
-             else Finding("TMPDIR", "ok", temporary)]
     parts = (out, *(out / part for part in ("executed", "book", "html") if (out / part).exists()))
-    lines.append(place("built book", "cannot", "free it, or build elsewhere: fer-book build --out DIR", *parts))
-    lines.append(place("cache", "missing", "set FER_BOOK_CACHE to a folder with room; without, images are decoded each time", cache_dir()))
-    lines.append(place("results", "missing", "record your runs elsewhere: fer-book train RECIPE --out DIR", build.home() / "results"))
-    return lines
+    return [temporary(),
+            place("built book", "cannot", "free it, or build elsewhere: fer-book build --out DIR", *parts),
+            place("cache", "missing", "set FER_BOOK_CACHE to a folder with room; without, images are decoded each time", cache_dir()),
+            place("results", "missing", "record your runs elsewhere: fer-book train RECIPE --out DIR", build.home() / "results")]
+
+
+def temporary() -> Finding:
+    """Where temporary files go, TMPDIR or elsewhere."""
+    remedy = "set TMPDIR to a folder with room"
+    try:
+        used = tempfile.gettempdir()
+    except FileNotFoundError:
+        return Finding("TMPDIR", "cannot", "no temporary file can be written, neither there nor in /tmp", remedy)
+    asked = os.environ.get("TMPDIR", used)
+    if os.path.realpath(asked) != os.path.realpath(used):
+        return Finding("TMPDIR", "missing", f"{asked} cannot be written: {used} is used", remedy)
+    return Finding("TMPDIR", "ok", used)
 
 
 def place(what: str, otherwise: str, remedy: str, *folders: Path) -> Finding:
@@ -142,7 +148,11 @@ def room(out: Path) -> list[Finding]:
 
 
 def kernel(out: Path) -> list[Finding]:
-    """Which Python runs the chapters, and how one talks to it."""
+    """Which Python runs the chapters, how one talks to it, and whether processes can share the work."""
+    try:
+        get_context("spawn").Lock()
+    except (ImportError, OSError) as problem:
+        return [Finding("kernels", "cannot", f"this system has no semaphores ({problem})", "make /dev/shm writable, in a container with --ipc=host or --tmpfs /dev/shm")]
     sockets = build.socket_place()
     return [Finding("kernels", "ok", f"{sys.executable}, sockets in {sockets}" if sockets else f"{sys.executable}, over the loopback device")]
 
