@@ -1,5 +1,6 @@
 # make book      install, execute every chapter, render the site to _build/html     (PROFILE=cpu or gpu: longer runs)
 # make test      install, run the whole test suite, chapters and browser included
+# make layouts  every chapter on every form in which FER-2013 is to be had, about an hour
 # make install  install only: .venv with the locked libraries and the package
 # make lock      choose versions anew within pyproject.toml's bounds
 # make clean    remove what was built, keep what was installed
@@ -16,13 +17,16 @@ unexport PYTHONDONTWRITEBYTECODE
 # the certificates this machine trusts, where it keeps any
 export UV_SYSTEM_CERTS := $(if $(wildcard /etc/ssl/certs/*),true,false)
 
-.PHONY: book test install lock clean
+.PHONY: book test layouts install lock clean
 
 book: $(STAMP)
 	@$(VENV) -m fer_book.cli build --profile $(PROFILE)
 
 test: $(STAMP)
 	@$(VENV) -m pytest
+
+layouts: $(STAMP)
+	@$(VENV) -m pytest -m layouts
 
 install: $(STAMP)
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
+import math
 import os
 import secrets
 import sys
@@ -14,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,13 +35,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['SPLITS', 'OFFICIAL', 'FERPLUS_FOLDERS', 'SPLIT_FOLDERS', 'CLASS_FOLDERS', 'RAFDB_LABELS', 'AFFECTNET_LABELS',
-           'AFFECTNET_COLUMNS', 'DATASETS', 'DataError', 'DataMissing', 'write_atomic', 'progress', 'grey', 'FaceTable',
-           'draw_faces', 'read_parquet', 'read_csv', 'with_votes', 'read_ferplus', 'with_ferplus_labels', 'read_folder',
-           'read_rafdb', 'read_sfew', 'read_affectnet', 'DataSet', 'data_dir', 'project_home', 'cache_dir', 'load',
-           'combine', 'load_or_embedded', 'notice', 'class_balance', 'duplicate_groups', 'leaked', 'duplicates',
-           'conflicting_labels', 'near_duplicates', 'near_leaked', 'not_faces', 'label_agreement', 'rater_accuracy',
-           'HumanCeiling', 'human_ceiling', 'audit', 'catalogue', 'check', 'prepare']
+__all__ = ['SPLITS', 'LACKS', 'SPLIT_FOLDERS', 'CLASS_FOLDERS', 'OFFICIAL', 'FERPLUS_FOLDERS', 'FER2013_ROWS', 'RAFDB_LABELS',
+           'AFFECTNET_LABELS', 'AFFECTNET_COLUMNS', 'DATASETS', 'DataError', 'DataMissing', 'write_atomic', 'progress',
+           'pixel_digests', 'grey', 'FaceTable', 'draw_faces', 'files_below', 'read_parquet', 'read_csv', 'with_votes',
+           'read_ferplus', 'with_ferplus_labels', 'read_folder', 'knows_rows', 'with_official_rows', 'with_splits',
+           'as_fer2013', 'read_rafdb', 'read_sfew', 'read_affectnet', 'DataSet', 'data_dir', 'project_home',
+           'cache_dir', 'load', 'combine', 'load_or_embedded', 'notice', 'class_balance', 'duplicate_groups', 'leaked',
+           'duplicates', 'conflicting_labels', 'near_duplicates', 'near_leaked', 'not_faces', 'label_agreement',
+           'rater_accuracy', 'HumanCeiling', 'human_ceiling', 'audit', 'catalogue', 'check', 'prepare']
 
 # %% ../chapters/03_datasets.ipynb #errors
 class DataError(ValueError):
@@ -121,6 +124,23 @@ def _teller(what: str, total: int) -> tuple[Callable[[int], None], Callable[[], 
 
 # %% ../chapters/03_datasets.ipynb #face-table
 SPLITS = ("train", "valid", "test")
+LACKS = {
+    "votes": "It has no FER+ votes: where a page asks the raters, each face's label stands in, and what only raters can "
+             "answer is left out. fer2013new.csv beside the faces brings them.",
+    "labels": "It has no labels of its own: a face's label is the emotion that most FER+ raters named.",
+    "valid": "It has no validation split: a ninth of the training faces was cut off, chosen by their pixels.",
+    "test": "It has no test split: a ninth of the training faces was cut off, chosen by their pixels.",
+    "splits": "Its splits are not the official ones, so scores on them compare with nobody's.",
+    "rows": "Its pictures are not FER-2013's pixel for pixel, so no face can be matched with its row, with a recorded run or with "
+            "fer2013new.csv.",
+}
+"What a copy of a data set can lack, and what follows."
+
+
+def pixel_digests(images: np.ndarray) -> np.ndarray:
+    """A number for each image of (N,H,W) or (N,H,W,3) that only its pixels decide: int64 (N,), never 0."""
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    return np.array([int.from_bytes(d, "little", signed=True) or 1 for d in digests], np.int64)
 
 
 def grey(image: np.ndarray) -> np.ndarray:
@@ -135,13 +155,15 @@ class FaceTable:
     `images`: uint8 (N,H,W) grey or (N,H,W,3) RGB. `frame`: one row per image, with the columns `row` (id in the data
     set), `split` (train, valid, test), `emotion` (index into `classes`, -1 unknown) and, where the data has them,
     `usage` (official split name), `subject`, `file`, the ten FER+ votes, `valence`, `arousal`, `dominance` (1..9 from
-    votes; -1..1 in AffectNet), action units `au1` ... 0..1. Raises `DataError` if the parts do not fit together.
+    votes; -1..1 in AffectNet), action units `au1` ... 0..1. `lacks`: what this copy of the data does not have, as keys
+    of `LACKS`. Raises `DataError` if the parts do not fit together.
     """
 
     images: np.ndarray
     frame: pd.DataFrame
     classes: tuple[str, ...]
     name: str
+    lacks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.images.shape
@@ -193,6 +215,33 @@ class FaceTable:
             raise DataError(f"{self.name}: this table has no FER+ votes; use fer2013.parquet, or put fer2013new.csv "
                             "beside fer2013.csv")
         return self.frame[list(VOTE_COLUMNS)].to_numpy(np.int64)
+
+    def with_classes(self, classes: Sequence[str]) -> FaceTable:
+        """The same faces with these classes: labels are carried over by name, those of other classes become -1."""
+        index = np.array([classes.index(c) if c in classes else -1 for c in self.classes] + [-1])
+        frame = self.frame.assign(emotion=index[self.frame["emotion"].to_numpy()])
+        return replace(self, frame=frame, classes=tuple(classes))
+
+    def find(self, rows: np.ndarray) -> np.ndarray:
+        """Positions of the faces with these rows of the original data set, int64 (M,); -1 where a face is not here."""
+        if self.embedded or "rows" in self.lacks:
+            return np.full(len(rows), -1)
+        return pd.Index(self.frame["row"]).get_indexer(np.asarray(rows))
+
+    @property
+    def votes_or_labels(self) -> np.ndarray:
+        """`votes`, or where there are none one vote for each face's label: int64 (N,10); no vote without a label."""
+        if self.has_votes:
+            return self.votes
+        column = np.array([VOTE_COLUMNS.index(c) if c in VOTE_COLUMNS else -1 for c in (*self.classes, "")])
+        said = column[self.frame["emotion"].to_numpy()]
+        return (said[:, None] == np.arange(len(VOTE_COLUMNS))).astype(np.int64)
+
+    @property
+    def labelled(self) -> FaceTable:
+        """The faces that have a label."""
+        known = (self.frame["emotion"] >= 0).to_numpy()
+        return self if known.all() else self[known]
 
     @property
     def embedded(self) -> bool:
@@ -249,6 +298,19 @@ def draw_faces(images: np.ndarray, titles: Sequence[str], columns: int = 12) -> 
 # %% ../chapters/03_datasets.ipynb #decode
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
+
+
+def files_below(folder: str | Path) -> Iterator[Path]:
+    """Every file in `folder` and below it, in order; links to folders are followed, but no folder is entered twice."""
+    entered = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()
+        yield from (Path(here, name) for name in sorted(files))
 
 
 def _fit(image: Image.Image, size: int) -> Image.Image:
@@ -340,6 +402,12 @@ def _table(where: Path, name: str, images: np.ndarray, classes: tuple[str, ...],
     return FaceTable(images, frame.astype({c: np.int64 for c in ("row", "emotion", *votes)}), classes, name)
 
 
+SPLIT_FOLDERS = {"train": "train", "training": "train", "train_set": "train", "val": "valid", "valid": "valid",
+                 "validation": "valid", "val_set": "valid", "publictest": "valid", "test": "test", "testing": "test",
+                 "test_set": "test", "privatetest": "test"}
+CLASS_FOLDERS = {"angry": "anger", "disgusted": "disgust", "fearful": "fear", "happy": "happiness", "sad": "sadness",
+                 "surprised": "surprise", "contemptuous": "contempt",
+                 **{name: name for name in (*FER2013_EMOTIONS, "contempt")}}
 OFFICIAL = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
 
 
@@ -354,42 +422,97 @@ def _splits(where: Path, rows: Sequence, usage: Sequence[str]) -> list[str]:
 
 # %% ../chapters/03_datasets.ipynb #read-parquet
 def read_parquet(path: str | Path, size: int | None = None) -> FaceTable:
-    """Read a parquet file with one face per row.
+    """Read a parquet file with one face per row, or a folder of such files as data hubs give them.
 
-    Columns: `image` (an encoded image file) and `emotion` (0..6 in the order of `FER2013_EMOTIONS`, 7 contempt in
-    faces_news), optionally `row`, `usage` or `split` (Training, PublicTest, PrivateTest or train, valid, test; all train
-    without), `subject`, ten votes; other columns are kept. `size`: fit images into that square. `DataError` names file and row.
+    Columns: `image` (an encoded image file, or a hub's record of bytes and path) and `emotion` (0..6 in the order of
+    `FER2013_EMOTIONS`, 7 contempt in faces_news) or `label` (names, or numbers whose names the file's metadata tells),
+    optionally `row`, `usage` or `split` (Training, PublicTest, PrivateTest or train, valid, test; else the split that
+    the file's name begins with, else train), `subject`, ten votes; other columns are kept. `size`: fit images into that
+    square. `DataError` names file and row.
     """
     path = Path(path)
+    files = sorted(p for p in files_below(path) if p.suffix == ".parquet") if path.is_dir() else [path]
+    if not files:
+        raise DataMissing(f"{path}: there is no parquet file in this folder; check the path")
+    images, frames = zip(*(_parquet_file(file, size) for file in files))
+    if len(files) > 1:
+        images = _same_size(files, images)
+    frame = pd.concat(frames, ignore_index=True)
+    if len(files) > 1 or "row" not in frame:
+        frame["row"] = np.arange(len(frame))
+    classes = FER2013_EMOTIONS + (("contempt",) if path.stem == "faces_news" or (frame["emotion"] == 7).any() else ())
+    return _table(path, path.stem, np.concatenate(images), classes, frame)
+
+
+def _same_size(files: Sequence[Path], images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The images of several files, all grey or all in colour; DataError if their sizes differ."""
+    for file, part in zip(files, images):
+        if part.shape[1:3] != images[0].shape[1:3]:
+            raise DataError(f"{file}: images are {part.shape[2]} x {part.shape[1]} pixels, those of {files[0].name} "
+                            f"{images[0].shape[2]} x {images[0].shape[1]}; give size= to bring all to one size")
+    colour = any(part.ndim == 4 for part in images)
+    return [np.repeat(part[..., None], 3, 3) if colour and part.ndim == 3 else part for part in images]
+
+
+def _parquet_file(path: Path, size: int | None) -> tuple[np.ndarray, pd.DataFrame]:
+    """Images and labels of one parquet file."""
     try:
         with pq.ParquetFile(path) as source:
             names = source.schema_arrow.names
-            missing = [c for c in ("image", "emotion") if c not in names]
+            missing = [] if "image" in names else ["image"]
+            missing += [] if {"emotion", "label"} & set(names) else ["emotion"]
             missing += [c for c in VOTE_COLUMNS if c not in names] if set(VOTE_COLUMNS) & set(names) else []
             if missing:
                 raise DataError(f"{path}: the column {missing[0]!r} is missing (there are {', '.join(names)}); use the "
                                 "original file, or rename the column that holds it")
             frame = source.read([c for c in names if c != "image"]).to_pandas()
-            if "row" not in frame:
-                frame["row"] = np.arange(len(frame))
+            column = "emotion" if "emotion" in frame else "label"
+            told = _class_names(source.schema_arrow.metadata or {}, column)
+            if told or column == "label":
+                frame["emotion"] = _named_labels(path, frame.pop(column), told)
             if not len(frame):
                 raise DataError(f"{path}: the file has no rows; copy it again")
-            _whole_numbers(path, frame, ["row", "emotion", *(c for c in VOTE_COLUMNS if c in frame)])
-            images = _parquet_images(source, path, frame["row"].to_numpy(), size)
+            counts = [c for c in ("row", "emotion", *VOTE_COLUMNS) if c in frame]
+            _whole_numbers(path, frame, counts)
+            rows = frame["row"].to_numpy() if "row" in frame else np.arange(len(frame))
+            images = _parquet_images(source, path, rows, size)
     except FileNotFoundError:
         raise DataMissing(f"{path}: there is no such file; check the path") from None
     except (OSError, pa.ArrowException) as e:
         raise DataError(f"{path}: this is not a whole parquet file; copy it again ({str(e).splitlines()[0]})") from e
-    usage = next((frame[c].astype(str) for c in ("usage", "split") if c in frame), pd.Series("train", index=frame.index))
-    frame["usage"], frame["split"] = usage, _splits(path, frame["row"], usage)
-    classes = FER2013_EMOTIONS + (("contempt",) if path.stem == "faces_news" else ())
-    return _table(path, path.stem, images, classes, frame)
+    word = next((w for w in (path.stem.split("-")[0].lower(), path.parent.name.lower()) if w in SPLIT_FOLDERS), "train")
+    usage = next((frame[c].astype(str) for c in ("usage", "split") if c in frame),
+                 pd.Series(SPLIT_FOLDERS[word], index=frame.index))
+    return images, frame.assign(usage=usage, split=_splits(path, rows, usage))
+
+
+def _class_names(metadata: dict[bytes, bytes], column: str) -> list[str]:
+    """The names of a column's classes, as data hubs write them into a file's metadata; empty where they do not."""
+    try:
+        return list(map(str, json.loads(metadata[b"huggingface"])["info"]["features"][column]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _named_labels(path: Path, label: pd.Series, told: list[str]) -> np.ndarray:
+    """Indices into `FER2013_EMOTIONS` (7: contempt) of labels that are names, or numbers of the classes in `told`."""
+    numbers = pd.api.types.is_numeric_dtype(label)
+    if numbers and not told:
+        raise DataError(f"{path}: the column 'label' holds numbers, and nothing in the file tells which class each one is; "
+                        f"look it up where the file comes from and add a column 'emotion', 0 to 6 for {', '.join(FER2013_EMOTIONS)}")
+    names = (label.map(dict(enumerate(told))) if numbers else label).astype(str)
+    classes = {**{name: i for i, name in enumerate(FER2013_EMOTIONS)}, "contempt": 7}
+    emotion = names.str.strip().str.lower().map(CLASS_FOLDERS).map(classes)
+    if emotion.isna().any():
+        at = emotion.isna().argmax()
+        raise DataError(f"{path}: row {at} has the label {names[at]!r}, which is no class; rename it to one of {', '.join(CLASS_FOLDERS)}")
+    return emotion.to_numpy(np.int64)
 
 
 def _whole_numbers(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> None:
     for column in columns:
         values = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64)
-        bad = ~(values == np.floor(values))
+        bad = ~(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53))
         if bad.any():
             value = frame[column].iloc[bad.argmax()]
             raise DataError(f"{path}: {column} of row {bad.argmax()} is {'empty' if pd.isna(value) else value}, not a whole "
@@ -411,6 +534,7 @@ def _parquet_images(source: pq.ParquetFile, path: Path, rows: np.ndarray, size: 
         for batch in source.iter_batches(1024, columns=["image"], use_threads=False):
             for cell in batch.column(0):
                 where, data = f"{path}: row {rows[at]}", cell.as_py()
+                data = data.get("bytes") if isinstance(data, dict) else data
                 if not isinstance(data, bytes):
                     raise DataError(f"{where} has no image; the column 'image' must hold encoded image files")
                 image = _grey_webp(data) if size is None else None
@@ -422,6 +546,7 @@ def _parquet_images(source: pq.ParquetFile, path: Path, rows: np.ndarray, size: 
 # %% ../chapters/03_datasets.ipynb #csv-rows
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The lines of a CSV file that are not empty, with their line numbers."""
+    csv.field_size_limit(1 << 26)  # a face of any size in one field
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
             reader = csv.reader(f, strict=True)
@@ -444,6 +569,9 @@ def _csv_records(path: Path, wanted: Sequence[str], optional: Sequence[str] = ()
     if header is None:
         raise DataError(f"{path}: the file is empty; copy it again")
     names = [name.lower() for name in header]
+    for mark, told in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(header) == 1 and mark in header[0]:
+            raise DataError(f"{path}: the columns are separated by {told} ({mark!r}), not by commas; save it with commas")
     for name in wanted:
         if names.count(name.lower()) != 1:
             what = "names no column" if name.lower() not in names else "has more than one column"
@@ -462,7 +590,8 @@ def read_csv(path: str | Path, size: int | None = None) -> FaceTable:
 
     The first line names the columns emotion, pixels and Usage in any order. Every row has a label 0..6, 48 x 48
     numbers 0..255 and Training, PublicTest or PrivateTest. `row` counts the data rows from 0. `size`: fit images into
-    that square. `DataError` names file, row and line of the first row that is not so.
+    that square; then they may have any number of pixels that is a square. `DataError` names file, row and line of the
+    first row that is not so.
     """
     path = Path(path)
     labels, usage, blocks, block = [], [], [], []
@@ -477,7 +606,8 @@ def read_csv(path: str | Path, size: int | None = None) -> FaceTable:
                                 "row is cut or its columns are shuffled, copy the file again")
             labels.append(int(fields["emotion"]))
             usage.append(fields["Usage"])
-            block.append(_pixels(fields["pixels"], where))
+            image = _pixels(fields["pixels"], where, size is not None)
+            block.append(image if size is None else np.asarray(_fit(Image.fromarray(image), size)))
             if len(block) == 1024:
                 blocks.append(np.stack(block))
                 block = []
@@ -485,28 +615,29 @@ def read_csv(path: str | Path, size: int | None = None) -> FaceTable:
     if not labels:
         raise DataError(f"{path}: the file has a header but no rows; copy it again")
     images = np.concatenate(blocks + ([np.stack(block)] if block else []))
-    if size is not None:
-        images = np.stack([np.asarray(_fit(Image.fromarray(image), size)) for image in images])
     frame = pd.DataFrame({"row": np.arange(len(labels)), "usage": usage, "emotion": labels,
                           "split": [OFFICIAL[u] for u in usage]})
     return _table(path, "fer2013", images, FER2013_EMOTIONS, frame)
 
 
-def _pixels(text: str, where: str) -> np.ndarray:
-    """2,304 numbers as a (48,48) image."""
+def _pixels(text: str, where: str, any_size: bool) -> np.ndarray:
+    """2,304 numbers as a (48,48) image, or with `any_size` as many as are a square."""
     if not (text.isascii() and text.replace(" ", "").isdecimal()):
         for i, word in enumerate(text.split() or [""]):
             if not (word.isascii() and word.isdecimal()):
                 raise DataError(f"{where}: pixel {i} is {word[:20]!r}, not a whole number from 0 to 255; correct that row or "
                                 "copy the file again")
     values = np.fromstring(text, np.int64, sep=" ")
-    if len(values) != 48 * 48:
+    side = math.isqrt(len(values))
+    if side * side == len(values) and side > 48 and not any_size:
+        raise DataError(f"{where}: the face is {side} x {side} pixels, FER-2013's are 48 x 48; give size= to bring all to one size")
+    if len(values) != 48 * 48 and not (any_size and side * side == len(values)):
         raise DataError(f"{where} has {len(values):,} pixels instead of {48 * 48:,}; the row is cut or damaged, copy the "
                         "file again")
     if values.max() > 255:
         raise DataError(f"{where}: pixel {values.argmax()} is {values.max()}, but pixels go from 0 to 255; correct that row "
                         "or copy the file again")
-    return values.astype(np.uint8).reshape(48, 48)
+    return values.astype(np.uint8).reshape(side, side)
 
 # %% ../chapters/03_datasets.ipynb #read-votes
 def _read_votes(path: Path) -> pd.DataFrame:
@@ -520,32 +651,33 @@ def _read_votes(path: Path) -> pd.DataFrame:
         records.append((row, fields["Usage"], fields.get("Image name", "?"), *map(int, votes)))
     if not records:
         raise DataError(f"{path}: the file has a header but no rows; copy it again")
-    votes = pd.DataFrame(records, columns=["row", "usage", "name", *VOTE_COLUMNS])
-    twice = votes["name"].duplicated() & ~votes["name"].isin(["", "?"])
-    if twice.any():
-        raise DataError(f"{path}: row {twice.argmax()} names {votes['name'][twice.argmax()]} a second time; copy the file again")
-    return votes
+    return pd.DataFrame(records, columns=["row", "usage", "name", *VOTE_COLUMNS])
 
 
 def with_votes(table: FaceTable, path: str | Path) -> FaceTable:
-    """Join FER+'s `fer2013new.csv` to a table that `read_csv` read whole, by row order.
+    """Join FER+'s `fer2013new.csv` to a table whose `row` counts the lines of `fer2013.csv`.
 
-    Rows that FER+ left without an image name go. Raises `DataError` if the number of rows or any Usage differs.
+    It joins by row: four image names occur twice in the genuine file. Rows that FER+ left without an image name go, and
+    so do faces that have no line there. Raises `DataError` if a Usage differs, or the number of rows of a table whose
+    faces are not FER-2013's own (`knows_rows`).
     """
     path = Path(path)
-    votes = _read_votes(path)
-    if len(votes) != len(table):
+    votes, row = _read_votes(path), table.frame["row"].to_numpy()
+    if len(votes) != len(table) and not knows_rows(table):
         raise DataError(f"{path}: has {len(votes):,} rows but {table.name} has {len(table):,}; they are joined row by row, so "
                         "both must be the complete originals")
-    differs = votes["usage"].to_numpy() != table.frame["usage"].to_numpy()
+    known = row < len(votes)
+    differs = votes["usage"].to_numpy()[row[known]] != table.frame["usage"].to_numpy()[known]
     if differs.any():
-        at = differs.argmax()
+        at = row[known][differs.argmax()]
         raise DataError(f"{path}: row {at} is {votes['usage'][at]} but row {at} of {table.name} is "
-                        f"{table.frame['usage'][at]}; the files are not in the same order, take both originals")
-    named = (votes["name"] != "").to_numpy()
+                        f"{table.frame['usage'].to_numpy()[known][differs.argmax()]}; the files are not in the same order, take "
+                        "both originals")
+    named = known.copy()
+    named[known] = (votes["name"] != "").to_numpy()[row[known]]
     part = table[named]
-    frame = part.frame.join(votes.loc[named, list(VOTE_COLUMNS)].reset_index(drop=True))
-    return _table(path, table.name, part.images, table.classes, frame)
+    frame = part.frame.join(votes.iloc[part.frame["row"]][list(VOTE_COLUMNS)].reset_index(drop=True))
+    return replace(_table(path, table.name, part.images, table.classes, frame), lacks=table.lacks)
 
 # %% ../chapters/03_datasets.ipynb #read-ferplus
 FERPLUS_FOLDERS = {"FER2013Train": "Training", "FER2013Valid": "PublicTest", "FER2013Test": "PrivateTest"}
@@ -554,9 +686,10 @@ FERPLUS_FOLDERS = {"FER2013Train": "Training", "FER2013Valid": "PublicTest", "FE
 def read_ferplus(path: str | Path, size: int | None = None) -> FaceTable:
     """Read the folders FER2013Train, FER2013Valid and FER2013Test of FER+ with fer0000000.png ... in them.
 
-    Votes come from each folder's `label.csv`, else from `fer2013new.csv` beside or above the folders; `row` is the
-    row of fer2013new.csv if that is there, else the number in the file name. These folders hold no original FER-2013
-    labels: `emotion` is -1 (`with_ferplus_labels` gives the FER+ ones). `DataError` names file and row.
+    Votes come from each folder's `label.csv`, which differs from `fer2013new.csv` in some rows, else from the latter,
+    beside or above the folders. `row` is the row there, else the number in the file name; of the four names that it has
+    twice the folders keep the later image. These folders hold no original FER-2013 labels: `emotion` is -1
+    (`with_ferplus_labels` gives the FER+ ones). `DataError` names file and row.
     """
     path = Path(path)
     folders = {name: found for name in FERPLUS_FOLDERS if (found := _below(path, name)) is not None}
@@ -566,14 +699,14 @@ def read_ferplus(path: str | Path, size: int | None = None) -> FaceTable:
     new = next((p for f in (base, base.parent, path) if (p := f / "fer2013new.csv").exists()), None)
     official = {v[2]: (v[0], v[1], list(v[3:])) for v in _read_votes(new).itertuples(index=False, name=None)} if new else {}
     official = {name: v for name, v in official.items() if name not in ("", "?")}
-    parts = [_ferplus_labels(folder, FERPLUS_FOLDERS[name], official, new) for name, folder in folders.items()]
+    parts = [_ferplus_labels(folder, FERPLUS_FOLDERS[name], official) for name, folder in folders.items()]
     frame = pd.concat(parts, ignore_index=True)
     images = _read_images([Path(p) for p in frame.pop("path")], path, size)
     return _table(path, "fer2013", images, FER2013_EMOTIONS,
                   frame.assign(split=frame["usage"].map(OFFICIAL), emotion=-1))
 
 
-def _ferplus_labels(folder: Path, usage: str, official: dict[str, tuple], new: Path | None) -> pd.DataFrame:
+def _ferplus_labels(folder: Path, usage: str, official: dict[str, tuple]) -> pd.DataFrame:
     """Path, row, usage, file and votes of the images in one FER+ folder; `official`: name -> row, usage, votes."""
     images = {p.name: p for p in sorted(folder.iterdir()) if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")}
     if (folder / "label.csv").exists():
@@ -586,11 +719,8 @@ def _ferplus_labels(folder: Path, usage: str, official: dict[str, tuple], new: P
         odd = next(iter(sorted(set(images) ^ set(votes))), "none")
         raise DataError(f"{folder}: {len(images):,} images but {len(votes):,} rows of votes (first without its partner: {odd}); "
                         "write the folder again with FER+'s generate_training_data.py")
-    for name, v in votes.items():
-        if official and (name not in official or official[name][1:] != (usage, v)):
-            raise DataError(f"{folder / 'label.csv'}: {name} is not the same in {new}; take both from the same FER+")
     numbers = ["".join(c for c in name if c.isdecimal() and c.isascii()) or "-1" for name in votes]
-    rows = [official[name][0] if official else int(n) for name, n in zip(votes, numbers)]
+    rows = [official[name][0] if name in official else int(n) for name, n in zip(votes, numbers)]
     frame = pd.DataFrame(list(votes.values()), columns=list(VOTE_COLUMNS))
     return frame.assign(path=[str(images[n]) for n in votes], row=rows, usage=usage, file=[f"{folder.name}/{n}" for n in votes])
 
@@ -618,14 +748,6 @@ def with_ferplus_labels(table: FaceTable) -> FaceTable:
                    classes=FERPLUS_EMOTIONS, name="ferplus")
 
 # %% ../chapters/03_datasets.ipynb #read-folder
-SPLIT_FOLDERS = {"train": "train", "training": "train", "train_set": "train", "val": "valid", "valid": "valid",
-                 "validation": "valid", "val_set": "valid", "publictest": "valid", "test": "test", "testing": "test",
-                 "test_set": "test", "privatetest": "test"}
-CLASS_FOLDERS = {"angry": "anger", "disgusted": "disgust", "fearful": "fear", "happy": "happiness", "sad": "sadness",
-                 "surprised": "surprise", "contemptuous": "contempt",
-                 **{name: name for name in (*FER2013_EMOTIONS, "contempt")}}
-
-
 def read_folder(path: str | Path, size: int | None = None, classes: Sequence[str] | None = None) -> FaceTable:
     """Read `split/class/image` or `class/image` folders (all train in the second form).
 
@@ -685,6 +807,115 @@ def _below(folder: Path, pattern: str) -> Path | None:
         if found is not None:
             return found
     return None
+
+# %% ../chapters/03_datasets.ipynb #identify
+FER2013_ROWS = (28709, 3589, 3589)
+"Lines of fer2013.csv by usage: Training, then PublicTest, then PrivateTest."
+
+
+@lru_cache(maxsize=1)
+def _official_digests() -> np.ndarray:
+    """`pixel_digests` of FER-2013 by row of fer2013.csv, int64 (35887,); 0 for the 173 faces that FER+ did not rate."""
+    return np.load(Path(fer_book.__path__[0]) / "fer2013_rows.npy", allow_pickle=False)
+
+
+def _in_place(table: FaceTable, unrated: bool) -> np.ndarray:
+    """Where a face has the very pixels that stand in its line of fer2013.csv; lines that FER+ did not rate count as `unrated`."""
+    known, row = _official_digests(), table.frame["row"].to_numpy()
+    there = np.where((row >= 0) & (row < len(known)), known[row % len(known)], -1)
+    return np.where(there == 0, unrated, there == pixel_digests(table.images))
+
+
+def knows_rows(table: FaceTable) -> bool:
+    """Whether `row` counts the lines of fer2013.csv: most faces have the very pixels that stand in their line."""
+    return 2 * int(_in_place(table, False).sum()) > len(table)
+
+
+def with_official_rows(table: FaceTable) -> FaceTable:
+    """The faces of a copy of FER-2013 with the rows, the usage and the order of fer2013.csv, found by their pixels.
+
+    Equal pictures are told apart by their split, then in order. Faces that FER-2013 does not hold are numbered on from
+    35,887. A copy keeps splits of its own. Where most faces are unknown it is the same table, which lacks rows.
+    """
+    if table.images.shape[1:] != (48, 48) or knows_rows(table) and _in_place(table, True).all():
+        return table
+    mine = pd.DataFrame({"digest": pixel_digests(table.images), "held": (table.frame["split"] != "train").to_numpy()})
+    known, start = _official_digests(), FER2013_ROWS[0]
+    theirs = pd.DataFrame({"digest": known, "row": np.arange(len(known))}).query("digest != 0")
+    theirs["held"] = theirs["row"] >= start
+    mine["row"] = -1
+    for keys in (["digest", "held"], ["digest"]):
+        left, free = mine[mine["row"] < 0], theirs[~theirs["row"].isin(mine["row"])]
+        left, free = (part.assign(turn=part.groupby(keys).cumcount()) for part in (left, free))
+        found = left.drop(columns="row").reset_index().merge(free[[*keys, "turn", "row"]], on=[*keys, "turn"])
+        mine.loc[found["index"], "row"] = found["row"].to_numpy()
+    row, held = mine["row"].to_numpy(), mine["held"].to_numpy()
+    if 2 * (row >= 0).sum() <= len(table):
+        return replace(table, lacks=(*table.lacks, "rows"))
+    own, frame, lacks = row < 0, table.frame.copy(), table.lacks
+    if not held.any() or ((row >= start) == held)[~own].all():
+        usage = np.repeat(list(OFFICIAL), FER2013_ROWS)[row[~own]]
+        frame.loc[~own, "usage"], frame.loc[~own, "split"] = usage, pd.Series(usage).map(OFFICIAL).to_numpy()
+    else:
+        lacks += ("splits",)
+    frame["row"] = np.where(own, len(known) + np.cumsum(own) - 1, row)
+    order = np.argsort(frame["row"].to_numpy(), kind="stable")
+    return replace(table, images=table.images[order], frame=frame.iloc[order].reset_index(drop=True), lacks=lacks)
+
+# %% ../chapters/03_datasets.ipynb #splits
+def with_splits(table: FaceTable, wanted: Sequence[str] = ("valid",)) -> FaceTable:
+    """The table with every split in `wanted`: where one is empty a ninth of train is cut off for it.
+
+    Whole people where the table has `subject`, else whole groups of equal pictures, evenly from every class; hashes of
+    names or pixels choose, so neither order nor file names matter. With `wanted` a test split, a lone validation split
+    is the test split. Raises `DataError` where train holds too few different faces.
+    """
+    split = table.frame["split"].to_numpy(object)
+    if "test" in wanted and "test" not in split and "valid" in split:
+        split = np.where(split == "valid", "test", split)
+    missing = [name for name in wanted if name not in split]
+    for name in missing:
+        cut = _a_ninth(table, split == "train")
+        if not cut.any():
+            raise DataError(f"{table.name}: there is no {name} split, and train has too few faces to cut one off; add some")
+        split = np.where(cut, name, split)
+    return replace(table, frame=table.frame.assign(split=split), lacks=(*table.lacks, *missing))
+
+
+def _a_ninth(table: FaceTable, train: np.ndarray) -> np.ndarray:
+    """Which of the faces in `train` are cut off: bool (N,)."""
+    if "subject" in table.frame:
+        names = table.frame["subject"].astype(str)
+        key = np.array([int.from_bytes(hashlib.blake2b(n.encode(), digest_size=8).digest()) for n in names])
+        kind = np.zeros(len(table), int)
+    else:
+        key, kind = pixel_digests(table.images), table.frame["emotion"].to_numpy()
+    taken = []
+    for one in np.unique(kind[train]):
+        keys, n = np.unique(key[train & (kind == one)], return_counts=True)
+        taken.append(keys[:min(np.searchsorted(n.cumsum(), n.sum() / 9) + 1, len(keys) - 1)])
+    return train & np.isin(key, np.concatenate(taken or [[]]))
+
+# %% ../chapters/03_datasets.ipynb #as-fer2013
+def as_fer2013(table: FaceTable, votes: Path | None = None) -> FaceTable:
+    """A copy of FER-2013 in any layout as the chapters expect it: grey, with official rows, votes, labels and three splits.
+
+    `votes`: the path of fer2013new.csv. What the copy does not have is in `lacks`.
+    """
+    by_line = {"row", "usage"} <= set(table.frame) and "file" not in table.frame
+    table = with_official_rows(replace(table.grey(), name="fer2013"))
+    if votes is not None and not table.has_votes and (by_line or "rows" not in table.lacks):
+        table = with_votes(table, votes)
+    if not table.has_votes:
+        table = replace(table, lacks=(*table.lacks, "votes"))
+    elif (table.frame["emotion"] < 0).all():
+        seven = table.frame[list(FER2013_EMOTIONS)].to_numpy()
+        emotion = np.where(seven.max(1) > 0, seven.argmax(1), -1)
+        table = replace(table, frame=table.frame.assign(emotion=emotion), lacks=(*table.lacks, "labels"))
+    try:
+        return with_splits(table, ("test", "valid"))
+    except DataError:  # a handful of faces can be looked at; training says what is missing
+        return table
 
 # %% ../chapters/03_datasets.ipynb #read-rafdb
 RAFDB_LABELS = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
@@ -868,7 +1099,7 @@ DATASETS = (
             "research use only; FER+ votes MIT",
             "Kaggle challenge 'challenges-in-representation-learning-facial-expression-recognition-challenge' (fer2013.csv or "
             "icml_face_data.csv) and fer2013new.csv from github.com/microsoft/FERPlus",
-            ("fer2013", "FER2013", "fer-2013", "FER-2013", "FERPlus", "ferplus", "FER+", "archive",
+            ("fer2013", "FER2013", "fer-2013", "FER-2013", "FERPlus", "ferplus", "FER+", "archive", "face-expression-recognition-dataset",
              "challenges-in-representation-learning-facial-expression-recognition-challenge"), 35887),
     DataSet("ferplus", "the same faces with FER+'s majority labels, 8 emotions", "research use only; FER+ votes MIT",
             "as fer2013, with fer2013new.csv or FER+'s image folders", (), 35714),
@@ -906,9 +1137,10 @@ def data_dir(root: str | Path | None = None) -> Path:
 
 @dataclass(frozen=True)
 class _Found:
-    """A data set on the disk: the path to show, every file or folder that enters, and how to read it."""
+    """A data set on the disk: the path to show, its layout in words, every file or folder that enters, how to read it."""
 
     path: Path
+    layout: str
     sources: tuple[Path, ...]
     read: Callable[[int | None], FaceTable]
 
@@ -924,11 +1156,11 @@ def _find(name: str, root: str | Path | None) -> _Found:
         if name in _GATED:
             marks, read = _GATED[name]
             if any(_below(place, mark) is not None for mark in marks):
-                return _Found(place, (place,), lambda size, place=place: read(place, size) if size else read(place))
+                return _Found(place, "as its owners ship it", (place,), lambda size, place=place: read(place, size) if size else read(place))
         elif place != base or _holds_fer2013(base):
             found = _recognise(place, base)
             if found is not None:
-                return found
+                return _found_fer2013(found, base) if name == "fer2013" else found
     hint = f"get it from: {known.get}" if known else f"put {name}.parquet, {name}.csv or a folder {name} there"
     empty = next((p for p in there if p.is_dir() and p.name.lower() == name), None)
     if empty is not None:
@@ -945,29 +1177,36 @@ def _holds_fer2013(folder: Path) -> bool:
     return any((folder / f).is_dir() for f in (*FERPLUS_FOLDERS, "train/angry", "train/anger", "train/Angry"))
 
 
+def _found_fer2013(found: _Found, base: Path) -> _Found:
+    """FER-2013 with the votes of fer2013new.csv, where that is in its folder, beside it or in the data folder."""
+    folders = (found.path, found.path.parent, base) if found.path.is_dir() else (found.path.parent, base)
+    votes = next((p for f in folders if (p := _below(f, "fer2013new.csv")) is not None), None)
+    layout = found.layout + (" and fer2013new.csv" if votes else "")
+    sources = found.sources + ((votes,) if votes else ())
+    return _Found(found.path, layout, sources, lambda size: as_fer2013(found.read(size), votes))
+
+
 def _recognise(place: Path, base: Path) -> _Found | None:
     """The layout of a file or folder, or None."""
     if place.is_file():
-        if place.suffix == ".parquet":
-            return _Found(place, (place,), lambda size: read_parquet(place, size))
-        return _found_csv(place, base) if place.suffix == ".csv" else None
+        reader = {".parquet": read_parquet, ".csv": read_csv}.get(place.suffix)
+        return reader and _Found(place, f"a {place.suffix[1:]} file", (place,), lambda size: reader(place, size))
     for file in (f"{place.name}.parquet", "fer2013.parquet", "fer2013.csv", "icml_face_data.csv"):
-        if (found := _below(place, file)) is not None:
+        if (found := _below(place, file)) is not None and found.is_file():
             return _recognise(found, base)
     if any(_below(place, f) is not None for f in FERPLUS_FOLDERS):
-        new = tuple(p for p in (place / "fer2013new.csv", place.parent / "fer2013new.csv") if p.exists())
-        return _Found(place, (place, *new), lambda size: read_ferplus(place, size))
+        return _Found(place, "FER+'s folders", (place,), lambda size: read_ferplus(place, size))
     folders = _subfolders(place)
-    if any(f.name.lower() in SPLIT_FOLDERS or f.name.lower() in CLASS_FOLDERS for f in folders):
-        return _Found(place, (place,), lambda size: read_folder(place, size))
-    return _recognise(folders[0], base) if len(folders) == 1 else None
+    if any(f.name.lower() in SPLIT_FOLDERS or f.name.lower() in CLASS_FOLDERS for f in folders) and not _shards(place):
+        return _Found(place, "class folders", (place,), lambda size: read_folder(place, size))
+    if len(folders) == 1 and (found := _recognise(folders[0], base)) is not None:
+        return found
+    return _Found(place, "a folder of parquet files", (place,), lambda size: read_parquet(place, size)) if place != base and _shards(place) else None
 
 
-def _found_csv(path: Path, base: Path) -> _Found:
-    new = next((p for f in (path.parent, base) if (p := _below(f, "fer2013new.csv")) is not None), None)
-    if new is None:
-        return _Found(path, (path,), lambda size: read_csv(path, size))
-    return _Found(path, (path, new), lambda size: with_votes(read_csv(path, size), new))
+def _shards(place: Path) -> bool:
+    """Whether a folder holds parquet files, up to two folders down."""
+    return _below(place, "*.parquet") is not None
 
 # %% ../chapters/03_datasets.ipynb #home
 def project_home() -> Path:
@@ -983,20 +1222,19 @@ def project_home() -> Path:
 
 # %% ../chapters/03_datasets.ipynb #cache
 def cache_dir() -> Path:
-    """Where decoded images are kept: `$FER_BOOK_CACHE`, else `~/.cache/fer_book`."""
-    return Path(os.environ.get("FER_BOOK_CACHE") or "~/.cache/fer_book").expanduser()
+    """Where decoded images are kept: `$FER_BOOK_CACHE`, else `fer_book` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    given, shared = (os.environ.get(name) for name in ("FER_BOOK_CACHE", "XDG_CACHE_HOME"))
+    return Path(given or f"{shared or '~/.cache'}/fer_book").expanduser()
 
 
 def _source_key(sources: Sequence[Path], size: int | None) -> str:
     """A short name for the present content of files (size, time, first and last 64 kB) and folders (every size and time)."""
-    digest = hashlib.sha256(f"2 {size}".encode())
+    digest = hashlib.sha256(f"3 {size}".encode())
     for source in sources:
         if source.is_dir():
-            for folder, folders, files in os.walk(source):
-                folders.sort()
-                for name in sorted(files):
-                    stat = os.stat(os.path.join(folder, name))
-                    digest.update(f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            for file in files_below(source):
+                stat = os.stat(file)
+                digest.update(os.fsencode(f"{file} {stat.st_size} {stat.st_mtime_ns}\n"))
             continue
         stat = source.stat()
         digest.update(f"{source} {stat.st_size} {stat.st_mtime_ns}".encode())
@@ -1018,7 +1256,8 @@ def _from_cache(images: Path, labels: Path) -> FaceTable | None:
     try:
         about = pq.read_schema(labels).metadata
         table = FaceTable(np.load(images, allow_pickle=False), pq.read_table(labels).to_pandas(),
-                          tuple(about[b"classes"].decode().split("\n")), about[b"name"].decode())
+                          tuple(about[b"classes"].decode().split("\n")), about[b"name"].decode(),
+                          tuple(about[b"lacks"].decode().split()))
         return table if table.fingerprint == about[b"fingerprint"].decode() else None
     except (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowException):
         return None
@@ -1026,7 +1265,8 @@ def _from_cache(images: Path, labels: Path) -> FaceTable | None:
 
 def _keep(table: FaceTable, images: Path, labels: Path) -> None:
     """Write a table into the cache and remove what an older version of the same source left there."""
-    about = {"classes": "\n".join(table.classes), "name": table.name, "fingerprint": table.fingerprint}
+    about = {"classes": "\n".join(table.classes), "name": table.name, "fingerprint": table.fingerprint,
+             "lacks": " ".join(table.lacks)}
     frame = pa.Table.from_pandas(table.frame, preserve_index=False)
     frame = frame.replace_schema_metadata({**(frame.schema.metadata or {}), **about})
     write_atomic(images, lambda path: np.save(path, table.images, allow_pickle=False))
@@ -1076,22 +1316,24 @@ def _read_or_cached(name: str, root: str | Path | None, size: int | None) -> tup
 def combine(many: FaceTable, few: FaceTable) -> FaceTable:
     """Two sets as one grey table: all faces of `many` train but those of its test split, which are left out; those of `few` keep their split.
 
-    The rows of `few` are numbered on after those of `many`. DataError if the classes or the sizes of the images differ.
+    The rows of `few` are numbered on after those of `many`; labels are joined by name. DataError if `few` has other
+    classes than `many`, or images of another size.
     """
-    if many.classes != few.classes or many.images.shape[1:3] != few.images.shape[1:3]:
-        raise DataError(f"{many.name} and {few.name} have other classes or sizes of images; give both the same, classes in the same order.")
+    if not set(few.classes) <= set(many.classes) or many.images.shape[1:3] != few.images.shape[1:3]:
+        raise DataError(f"{many.name} and {few.name} have other classes or sizes of images; give both the same.")
+    few = few.with_classes(many.classes)
     kept, columns = many[(many.frame["split"] != "test").to_numpy()].grey(), ["row", "split", "emotion"]
     frames = kept.frame[columns].assign(split="train"), few.frame[columns].assign(row=few.frame["row"] + many.frame["row"].max() + 1)
-    return FaceTable(np.concatenate([kept.images, few.grey().images]), pd.concat(frames, ignore_index=True), few.classes, f"{many.name}+{few.name}")
+    return FaceTable(np.concatenate([kept.images, few.grey().images]), pd.concat(frames, ignore_index=True), many.classes, f"{many.name}+{few.name}")
 
 
 def load_or_embedded(name: str, root: str | Path | None = None) -> FaceTable:
-    """`load(name, root)` if the data set is there, else the drawn faces of chapter 2 with the same columns.
+    """The faces with a label of `load(name, root)` if the data set is there, else the drawn ones of chapter 2.
 
     A data set that is there but damaged raises `DataError`, as does a $FER_BOOK_DATA that is no folder.
     """
     try:
-        return load(name, root)
+        return load(name, root).labelled
     except DataMissing:
         return load("schematic")
 
@@ -1116,14 +1358,14 @@ def notice(table: FaceTable) -> None:
 
     from IPython.display import HTML, display
     if table.embedded:
-        text = (f"<b>Drawn faces, no photographs.</b> This page was made from {len(table):,} schematic faces because the real "
-                "data set was not there. Its numbers say nothing about people. Set FER_BOOK_DATA to use real faces.")
+        text = (f"<b>Drawn faces, no photographs.</b> This was made from {len(table):,} schematic faces because the real "
+                "data set, or what is asked of it, was not there. Its numbers say nothing about people. Set FER_BOOK_DATA to use real faces.")
         style = "border-left:4px solid #d55e00;padding:.5em 1em;margin:.5em 0;background:rgba(213,94,0,.12)"
     else:
         sizes = ", ".join(f"{s} {n:,}" for s, n in table.counts()["all"].items())
         text = f"Data: {escape(table.name)}, {sizes}; fingerprint {table.fingerprint[:12]}."
-        if (table.frame["emotion"] < 0).all():
-            text += " This copy has no labels of its own, only votes: use load('ferplus'), or add fer2013.csv."
+        if table.lacks:
+            text += "<br><b>Your copy is not complete.</b> " + escape(" ".join(LACKS[key] for key in table.lacks))
         style = "opacity:.8;margin:.5em 0"
     kind = "data-notice embedded" if table.embedded else "data-notice"
     display(HTML(f'<div class="{kind}" style="{style}">{text}</div>'))
@@ -1355,8 +1597,8 @@ def _findings(rows: Sequence[tuple[str, int, int, str]]) -> pd.DataFrame:
 def catalogue(root: str | Path | None = None) -> pd.DataFrame:
     """Every data set the book knows and every other one in the data folder, one row each.
 
-    Columns: `name`, `here` (yes or no), `rows` (of a file; image files of a folder; empty if unknown), `path`, `holds`,
-    `licence`, `get`. Nothing is decoded. Raises `DataError` if the data folder is given but is no folder.
+    Columns: `name`, `here` (yes or no), `rows` (of a file; image files of a folder; empty if unknown), `layout` (in which
+    form it is there), `path`, `holds`, `licence`, `get`. Nothing is decoded. Raises `DataError` if the data folder is given but is no folder.
     """
     try:
         base = data_dir(root)
@@ -1364,22 +1606,24 @@ def catalogue(root: str | Path | None = None) -> pd.DataFrame:
         base = None
     rows, used = [], set()
     for known in DATASETS:
-        path = None if base is None or known.name == "schematic" else _place(known.name, base)
+        found = None if base is None or known.name == "schematic" else _place(known.name, base)
+        path, layout = (found.path, found.layout) if found else (None, "")
         used.add(path)
-        here = "yes" if path is not None or known.name == "schematic" else "no"
-        rows.append((known.name, here, _count_rows(path), str(path or ""), known.holds, known.licence, known.get))
+        here = "yes" if found or known.name == "schematic" else "no"
+        rows.append((known.name, here, _count_rows(path), layout, str(path or ""), known.holds, known.licence, known.get))
     for place in sorted(base.iterdir()) if base is not None else ():
-        path = _place(place.stem if place.is_file() else place.name, base) if _may_be_faces(place) else None
-        if path is not None and path not in used:
-            used.add(path)
-            rows.append((place.stem if place.is_file() else place.name, "yes", _count_rows(path), str(path), "your own", "yours", ""))
-    return pd.DataFrame(rows, columns=["name", "here", "rows", "path", "holds", "licence", "get"])
+        name = place.stem if place.is_file() else place.name
+        found = _place(name, base) if _may_be_faces(place) else None
+        if found and found.path not in used:
+            used.add(found.path)
+            rows.append((name, "yes", _count_rows(found.path), found.layout, str(found.path), "your own", "yours", ""))
+    return pd.DataFrame(rows, columns=["name", "here", "rows", "layout", "path", "holds", "licence", "get"])
 
 
-def _place(name: str, base: Path) -> Path | None:
-    """Where `load` would find a data set, None if nowhere."""
+def _place(name: str, base: Path) -> _Found | None:
+    """What `load` would find of a data set, None if nothing."""
     try:
-        return _find("fer2013" if name == "ferplus" else name, base).path
+        return _find("fer2013" if name == "ferplus" else name, base)
     except DataError:
         return None
 
@@ -1402,7 +1646,8 @@ def _count_rows(path: Path | None) -> int | str:
         if path is None:
             return ""
         if path.is_dir():
-            return sum(f.lower().endswith(_SUFFIXES) for _, _, files in os.walk(path) for f in files)
+            files = list(files_below(path))
+            return sum(f.name.lower().endswith(_SUFFIXES) for f in files) or sum(pq.read_metadata(f).num_rows for f in files if f.suffix == ".parquet")
         if path.suffix == ".parquet":
             return pq.read_metadata(path).num_rows
         with open(path, "rb") as f:
@@ -1420,7 +1665,7 @@ def check(name: str, root: str | Path | None = None) -> pd.DataFrame:
     known = next((d for d in DATASETS if d.name == name and d.rows), None)
     if known is None:
         return audit(table)
-    complete = len(table) in (known.rows, *((35714,) if name == "fer2013" else ()))
+    complete = len(table) in (known.rows, *((35714, 35710) if name in ("fer2013", "ferplus") else ()))  # FER+'s folders: 35,710
     first = ("images read, of those published", len(table), known.rows,
              "" if complete else "this copy is not complete, compare it with the original")
     return pd.concat([_findings([first]), audit(table)], ignore_index=True)

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from layouts import LAYOUTS, drawn, genuine, only, write_lines, write_new
 from PIL import Image
 
 from fer_book import datasets
@@ -261,7 +263,10 @@ def test_ferplus_folders(tmp_path, label_csv, new, place):
     faces = datasets.load("fer2013", tmp_path)
     kept = [i for i in range(12) if i not in (2, 7)]
     assert (faces.images == images[kept]).all() and (faces.votes == votes[kept]).all()
-    assert faces.frame["split"].tolist() == SPLIT[kept].tolist() and (faces.frame["emotion"] == -1).all()
+    assert faces.frame["split"].tolist() == SPLIT[kept].tolist() and {"labels", "rows"} <= set(faces.lacks)
+    for emotion, counts in zip(faces.frame["emotion"], votes[kept]):
+        seven = [counts[VOTE_COLUMNS.index(e)] for e in FER2013_EMOTIONS]
+        assert seven[emotion] == max(seven)
     assert faces.frame["row"].tolist() == (kept if new else [int(names[i][3:10]) for i in kept])
     assert datasets.load("ferplus", tmp_path).frame["emotion"].max() > -1
 
@@ -614,3 +619,204 @@ def test_two_sets_become_one_without_the_test_faces_of_the_larger(tmp_path, monk
     assert both.images[:, 0, 0].tolist() == [40] * 3 + [90] * 3 and both.name == "many+few"
     with pytest.raises(DataError, match="sizes of images"):
         datasets.combine(many, replace(few, images=few.images[:, :5, :5]))
+
+
+# copies of FER-2013 as strangers have them
+
+
+LACKING = {"fer2013.parquet": (), "fer2013.csv": ("votes",), "fer2013.csv + fer2013new.csv": (),
+           "icml_face_data.csv": ("votes",), "train, test with Kaggle's names": ("votes", "rows"),
+           "train, test": ("votes", "valid", "rows"), "train, validation": ("votes", "valid", "rows"),
+           "train, val, test": ("votes", "rows"), "train, test + fer2013new.csv": ("votes", "valid", "rows"),
+           "classes only": ("votes", "valid", "test", "rows"), "FER+ folders": ("labels", "rows"),
+           "FER+ folders + fer2013new.csv": ("labels", "rows"), "hub, three files": ("votes", "rows"),
+           "hub, two files": ("votes", "valid", "rows")}
+
+
+def known_by_pixels(monkeypatch, whole):
+    """Let the drawn faces be the ones that FER-2013 is known by."""
+    digests = np.where(whole.named, datasets.pixel_digests(whole.images), 0)
+    n = [int((whole.usage == usage).sum()) for usage in datasets.OFFICIAL]
+    monkeypatch.setattr(datasets, "_official_digests", lambda: digests)
+    monkeypatch.setattr(datasets, "FER2013_ROWS", tuple(n))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_documented_layout_gives_faces_labels_and_three_splits(tmp_path, name):
+    whole = drawn(210)
+    LAYOUTS[name](tmp_path, whole)
+    faces = datasets.load("fer2013", tmp_path)
+    assert set(faces.lacks) == {*LACKING[name], "rows"}  # the faces are drawn, so FER-2013's rows are not theirs
+    assert all(len(faces.split(part)) for part in datasets.SPLITS) and len(faces.labelled) == len(faces)
+    assert faces.classes == FER2013_EMOTIONS and faces.images.shape[1:] == (48, 48)
+    again = datasets.load("fer2013", tmp_path)
+    assert again.fingerprint == faces.fingerprint and again.lacks == faces.lacks  # now from the cache
+    if "labels" not in LACKING[name] and name not in ("train, test with Kaggle's names", "train, validation"):
+        label = dict(zip(datasets.pixel_digests(whole.images), whole.emotion))
+        assert [label[d] for d in datasets.pixel_digests(faces.images)] == faces.frame["emotion"].tolist()
+
+
+@pytest.mark.parametrize("name", [n for n in LAYOUTS if n not in ("train, test with Kaggle's names", "train, validation")])
+def test_lossless_copies_get_rows_splits_and_votes_back(tmp_path, monkeypatch, name):
+    whole = drawn(210)
+    known_by_pixels(monkeypatch, whole)
+    LAYOUTS[name](tmp_path, whole)
+    faces = datasets.load("fer2013", tmp_path)
+    row = faces.frame["row"].to_numpy()
+    mine = row < 210
+    assert (faces.images[mine] == whole.images[row[mine]]).all() and (np.diff(row) > 0).all()
+    assert set(faces.lacks) == set(LACKING[name]) & {"labels", "votes"} - ({"votes"} if faces.has_votes else set())
+    assert (faces.frame["usage"].to_numpy()[mine] == whole.usage[row[mine]]).all()
+    assert (faces.frame["split"].to_numpy()[mine] == pd.Series(whole.usage).map(datasets.OFFICIAL).to_numpy()[row[mine]]).all()
+    assert (faces.find(row[mine]) == np.flatnonzero(mine)).all()
+    if faces.has_votes:
+        twice = np.isin(row, (10, 11))  # of a name that FER+ gave twice its folders hold the later image
+        assert (faces.votes[~twice] == whole.votes[row[~twice]]).all()
+        assert mine.all() and mine.sum() == len(faces)
+
+
+def test_rows_of_equal_pictures_follow_their_split(monkeypatch):
+    whole = drawn(60)
+    images = whole.images.copy()
+    images[58] = images[5]  # one PrivateTest face is a copy of a Training face
+    whole = replace(whole, images=images)
+    known_by_pixels(monkeypatch, whole)
+    order = np.random.default_rng(0).permutation(60)[:50]
+    order = np.union1d(order, (5, 58))[::-1]
+    split = pd.Series(whole.usage).map(datasets.OFFICIAL)[order].replace("valid", "test").to_numpy()
+    frame = pd.DataFrame({"row": range(len(order)), "split": split, "usage": split, "emotion": whole.emotion[order]})
+    found = datasets.with_official_rows(FaceTable(images[order], frame, FER2013_EMOTIONS, "fer2013"))
+    own = found.frame["row"] >= 60  # the two that FER+ did not name are known to nobody
+    assert found.frame["row"][~own].tolist() == sorted(set(order) - {7, 57})
+    assert (found.frame["usage"][~own].to_numpy() == whole.usage[found.frame["row"][~own]]).all()
+
+
+@pytest.mark.parametrize("subject", [False, True])
+def test_a_cut_off_split_depends_on_the_faces_alone(subject):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (400, 8, 8), np.uint8)[rng.integers(0, 300, 400)]  # many equal pictures
+    faces = table(images, rng.integers(0, 7, 400), split="train", **({"subject": rng.integers(0, 40, 400).astype(str)} if subject else {}))
+    cut = datasets.with_splits(faces)
+    order = rng.permutation(400)
+    shuffled = replace(faces[order], frame=faces.frame.iloc[order].reset_index(drop=True).assign(row=np.arange(400)))
+    held = (cut.frame["split"] == "valid").to_numpy()
+    assert (held[order] == (datasets.with_splits(shuffled).frame["split"] == "valid").to_numpy()).all()
+    assert 400 / 12 < held.sum() < 400 / 6 and cut.lacks == ("valid",)
+    key = faces.frame["subject"].to_numpy() if subject else datasets.pixel_digests(images)
+    assert not set(key[held]) & set(key[~held])
+    assert subject or set(faces.frame["emotion"][held]) == set(range(7))
+    assert datasets.with_splits(cut) is not None and (datasets.with_splits(cut).frame["split"] == cut.frame["split"]).all()
+    with pytest.raises(DataError, match="no valid split, and train has too few faces"):
+        datasets.with_splits(table(images[:1]))
+
+
+def test_votes_or_labels_and_find():
+    images, labels, votes = made_up()
+    bare = table(images, [0, 1, -1] * 4)
+    assert bare.votes_or_labels.sum(1).tolist() == [1, 1, 0] * 4 and bare.votes_or_labels[1, VOTE_COLUMNS.index("disgust")] == 1
+    rated = table(images, labels, votes=votes)
+    assert (rated.votes_or_labels == votes).all()
+    assert rated.find([3, 99, 0]).tolist() == [3, -1, 0]
+    assert replace(rated, lacks=("rows",)).find([3]).tolist() == replace(rated, name="schematic").find([3]).tolist() == [-1]
+
+
+def test_hub_files_tell_their_classes_by_name(tmp_path):
+    whole = drawn(40)
+    LAYOUTS["hub, two files"](tmp_path, whole)
+    file = tmp_path / "fer2013/default/train/0000.parquet"
+    plain = pq.read_table(file)
+    numbers = [sorted(set(plain["label"].to_pylist())).index(w) for w in plain["label"].to_pylist()]
+    pq.write_table(plain.set_column(1, "label", pa.array(numbers)), file)
+    with pytest.raises(DataError, match="0000.parquet: the column 'label' holds numbers, and nothing in the file tells which class"):
+        datasets.load("fer2013", tmp_path)
+    pq.write_table(plain.set_column(1, "label", pa.array(["joy"] * len(plain))), file)
+    with pytest.raises(DataError, match="row 0 has the label 'joy', which is no class; rename it to one of angry"):
+        datasets.load("fer2013", tmp_path)
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    whole = drawn(60)
+    LAYOUTS["train, val, test"](tmp_path / "disk", whole)
+    (tmp_path / "data" / "fer2013").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        (tmp_path / "data" / "fer2013" / split).symlink_to(tmp_path / "disk" / "fer2013" / split)
+    (tmp_path / "disk/fer2013/train/angry/up").symlink_to(tmp_path / "disk/fer2013")
+    root = tmp_path / "data"
+    assert len(datasets.load("fer2013", root)) == 60
+    assert dict(datasets.catalogue(root).set_index("name")["rows"])["fer2013"] == 60
+    files = list(datasets.files_below(root))
+    assert len(files) == len({os.path.realpath(f) for f in files}) == 60
+    for old in (tmp_path / "disk/fer2013/train/angry").glob("*.png"):
+        old.rename(tmp_path / "disk/fer2013/train/sad" / f"moved{old.name}")
+    (tmp_path / "disk/fer2013/train/angry/up").unlink()
+    (tmp_path / "disk/fer2013/train/angry").rmdir()
+    now = datasets.load("fer2013", root)
+    assert len(now) == 60 and (now.split("train").frame["emotion"] != 0).all()
+
+
+def test_genuine_forms_of_the_real_faces(real_data, tmp_path):
+    """At full size: the CSV files with FER+'s own quirks, and lossless class folders, give the compact form's faces back."""
+    kept = datasets.load("fer2013", real_data)
+    whole = genuine(kept)
+    LAYOUTS["fer2013.csv + fer2013new.csv"](tmp_path, whole)
+    lines = datasets.read_csv(tmp_path / "fer2013.csv")
+    faces, alone = datasets.as_fer2013(lines, tmp_path / "fer2013new.csv"), datasets.as_fer2013(lines)
+    assert faces.lacks == () and faces.fingerprint == kept.fingerprint and len(faces) == 35714
+    assert len(alone) == 35887 and alone.lacks == ("votes",) and alone.counts().loc["train", "all"] == 28709
+    assert (alone.images[kept.frame["row"]] == kept.images).all() and (alone.find(kept.frame["row"]) == kept.frame["row"]).all()
+    some = only(whole, np.arange(0, len(whole.images), 4))
+    LAYOUTS["train, test + fer2013new.csv"](tmp_path / "folders", some)
+    write_new(tmp_path / "folders" / "fer2013" / "fer2013new.csv", whole)
+    faces = datasets.load("fer2013", tmp_path / "folders")
+    at = kept.find(faces.frame["row"])
+    assert faces.lacks == () and len(faces) == (whole.named[::4]).sum()
+    for column in ("usage", "split", "emotion", *VOTE_COLUMNS):
+        same = faces.frame[column].to_numpy() == kept.frame[column].to_numpy()[at]
+        assert same.mean() > 0.995, column  # equal pictures with other labels or votes can change places
+    assert (faces.images == kept.images[at]).all()
+
+
+def test_the_packages_numbers_are_those_of_the_real_faces(real_data):
+    faces = datasets.load("fer2013", real_data)
+    digests = np.load(Path(datasets.__file__).with_name("fer2013_rows.npy"))
+    assert (digests[faces.frame["row"]] == datasets.pixel_digests(faces.images)).all()
+    assert len(digests) == sum(datasets.FER2013_ROWS) and (digests == 0).sum() == 173
+
+
+def test_csv_files_that_are_not_fer2013s_own_say_why(tmp_path):
+    whole = only(drawn(20), np.arange(4))
+    large = replace(whole, images=whole.images.repeat(4, 1).repeat(4, 2))
+    write_lines(tmp_path / "large.csv", large)
+    with pytest.raises(DataError, match=r"row 0 \(line 2\): the face is 192 x 192 pixels, FER-2013's are 48 x 48; give size="):
+        datasets.read_csv(tmp_path / "large.csv")
+    assert (datasets.read_csv(tmp_path / "large.csv", size=192).images == large.images).all()
+    for mark, told in ((";", "semicolons"), ("\t", "tabs")):
+        (tmp_path / "marks.csv").write_text((tmp_path / "large.csv").read_text().replace(",", mark))
+        with pytest.raises(DataError, match=f"marks.csv: the columns are separated by {told}"):
+            datasets.read_csv(tmp_path / "marks.csv", size=48)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300, 2.5])
+def test_votes_that_are_no_numbers_of_votes_are_named(tmp_path, value):
+    images, labels, votes = made_up(4)
+    votes = votes.astype(float)
+    votes[2, 1] = value
+    with pytest.raises(DataError, match="fer2013.parquet: happiness of row 2 is .*, not a whole number; correct it"):
+        datasets.read_parquet(write_parquet(tmp_path / "fer2013.parquet", images, labels, votes, usage=USAGE[:4]))
+
+
+def test_ferplus_names_that_stand_there_twice_are_joined_by_row(tmp_path):
+    whole = only(drawn(40), np.arange(9, 13))
+    assert whole.names[1] == whole.names[2]
+    LAYOUTS["fer2013.csv + fer2013new.csv"](tmp_path, replace(whole, votes=np.eye(10, dtype=int)[:4] * 10))
+    faces = datasets.load("fer2013", tmp_path)
+    assert faces.votes.argmax(1).tolist() == [0, 1, 2, 3] and (faces.images == whole.images).all()
+
+
+def test_classes_are_carried_over_by_name():
+    images = made_up(4)[0]
+    faces = table(images, [0, 1, 2, -1], classes=("sadness", "joy", "anger"))
+    assert faces.with_classes(("anger", "sadness")).frame["emotion"].tolist() == [1, -1, 0, -1]
+    many, few = table(images, [0, 1, 2, 0], classes=("a", "b", "c")), table(images, [0, 1, 0, 1], classes=("c", "a"))
+    both = datasets.combine(many, few)
+    assert [both.classes[k] for k in both.frame["emotion"]] == ["a", "b", "c", "a", "c", "a", "c", "a"]
