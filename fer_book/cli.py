@@ -17,6 +17,7 @@ from fer_book import build
 EXAMPLES = {
     "": """
 first steps:
+  fer-book doctor                        what this machine can run, and what to do where it cannot
   fer-book data list                     which data sets there are, and which of them you have
   fer-book run 03                        execute a chapter on a few hundred faces
   fer-book train shallow-cnn-paper --budget 9m   train for nine minutes; the same again goes on from there
@@ -51,6 +52,12 @@ Verdicts are computed from results/ now; a contradicted paper is a finding, not 
 examples:
   fer-book build
   FER_BOOK_DATA=~/faces fer-book build --profile cpu""",
+    "doctor": """
+examples:
+  fer-book doctor
+  fer-book doctor --quick                a second: what `fer-book build` looks at before it starts
+  fer-book doctor --json
+Each line is ok, missing (some commands do without it, or say so) or cannot (the book cannot be built here: exit code 1), and names the remedy.""",
     "predict": """
 examples:
   fer-book predict photo.jpg
@@ -159,7 +166,7 @@ def data(args) -> int:
 def run(args) -> int:
     chapter = build.find_chapter(args.chapter)
     folder = build.home() / "_build" / "executed"
-    with progress(f"{chapter.stem}, profile {args.profile}"):
+    with progress(f"{chapter.stem}, profile {args.profile}"), build.hold(build.room(folder.parent), alone=False):
         [done] = build.execute_all([chapter], folder, **{"profile": args.profile} | dict(args.parameter))
     print(f"{chapter.stem} ran in {done.seconds:.1f} s: {near(folder / chapter.name)}")
     return 0
@@ -222,6 +229,19 @@ def build_book(args) -> int:
     faces = "" if os.environ.get("FER_BOOK_DATA") else "Executed on drawn faces: set FER_BOOK_DATA to your folder with real ones.\n"
     print(f"\n{what_holds(claims.verdicts())}\n\n{faces}Open {first.as_uri()}")
     return 0
+
+
+def doctor(args) -> int:
+    from fer_book.doctor import examine
+
+    found = []
+    for line in examine(quick=args.quick):
+        found.append(line)
+        if not args.json:
+            print(f"{line.state:8s} {line.what:17s} {line.told}" + f"\n{'':27s}-> {line.remedy}" * bool(line.remedy), flush=True)
+    if args.json:
+        print(json.dumps([vars(line) for line in found], indent=1))
+    return 1 if any(line.state == "cannot" for line in found) else 0
 
 
 def predict(args) -> int:
@@ -482,6 +502,10 @@ def parser() -> argparse.ArgumentParser:
     profile(sub)
     sub.add_argument("--out", metavar="DIR", type=Path, help="build here instead of in _build/")
 
+    sub = command("doctor", "say what this machine and this data folder can run", doctor)
+    sub.add_argument("--quick", action="store_true", help="only what takes a second")
+    sub.add_argument("--json", action="store_true", help="a JSON list of objects on standard output")
+
     sub = command("predict", "find faces in a photo, a folder, a video or the webcam and read their expressions", predict)
     sub.add_argument("source", metavar="PHOTO|FOLDER|VIDEO|webcam", help="what to look at")
     sub.add_argument("--model", metavar="RUN-ID", help="a network of models/, or vad for the best one that answers with valence, arousal and "
@@ -507,6 +531,9 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(args, "do"):
         grammar.print_help()
         return 2
+    if sys.warnoptions:  # PYTHONWARNINGS=error would stop at what libraries mutter while they are imported
+        warnings.simplefilter("default")
+        os.environ.pop("PYTHONWARNINGS", None)
     try:
         return args.do(args)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
@@ -515,6 +542,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fer-book: interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as problem:
+        print(f"fer-book: {problem.name} is not installed; `fer-book doctor` says how to get what is missing", file=sys.stderr)
+        return 1
     except (ValueError, OSError, build.BuildError) as problem:
         print(f"fer-book: {problem}", file=sys.stderr)
         return 1
