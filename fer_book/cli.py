@@ -328,22 +328,18 @@ def sources(source: str, leave_out: Path | None = None) -> list[Path | str]:
     """
     if not source.strip():
         raise ValueError("the name of the picture, video or folder is empty; give one, or . for this folder")
+    from fer_book.datasets import files_below
     from fer_book.predict import is_camera
 
     folder = Path(source)
     if not folder.is_dir():
         return [source if is_camera(source) else folder]
-    entered = {os.path.realpath(leave_out)} if leave_out else set()
-    if os.path.realpath(folder) in entered:
+    apart = Path(os.path.realpath(leave_out)) if leave_out else None
+    if apart == Path(os.path.realpath(folder)):
         raise ValueError(f"{leave_out} is the folder of the pictures; give --save-image another place")
-    files = []
-    for here, below, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(here)) in entered:
-            below.clear()
-            continue
-        entered.add(real)
-        below[:] = [name for name in below if not name.startswith(".")]
-        files += [path for name in names if not name.startswith(".") and os.path.isfile(path := Path(here, name)) and not is_stdout(path)]
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)
+    files = [path for path in files_below(folder) if os.path.isfile(path) and not hidden(path) and not is_stdout(path)
+             and apart not in Path(os.path.realpath(path)).parents]
     if not files:
         raise ValueError(f"{folder}: there is no file in this folder; give one with photographs or videos")
     return sorted(files)
