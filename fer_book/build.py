@@ -26,6 +26,7 @@ PROFILES = ("smoke", "cpu", "gpu")
 CELL_TIMEOUT = {"smoke": 600, "cpu": 6 * 3600, "gpu": 48 * 3600}  # seconds one cell may take
 LAST = "status"  # reports on the other chapters, so it runs after them
 PERSONAL = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "MPLBACKEND", "MATPLOTLIBRC")  # settings of a user that would show up in pages
+SILENT = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # no library may call out unasked
 SOCKET = 103  # bytes that the path of a socket may have everywhere
 
 
@@ -201,18 +202,17 @@ def execute(chapter: Path, folder: Path, sockets: Path | None, **parameters) -> 
 
 
 def impersonal() -> dict[str, str]:
-    """The environment of whoever builds, without personal settings that would change pages or stop them."""
-    return {k: v for k, v in os.environ.items() if k not in PERSONAL} | {"MATPLOTLIBRC": os.devnull, "PYTHONUTF8": "1"}
+    """The environment of whoever builds, without personal settings that would change pages or stop them, and silent."""
+    return {k: v for k, v in os.environ.items() if k not in PERSONAL} | SILENT | {"MATPLOTLIBRC": os.devnull, "PYTHONUTF8": "1"}
 
 
 def kernel_environment(scratch: Path, threads: int) -> dict[str, str]:
     """What kernels find in their environment: no personal settings, `scratch` for all that is not to stay, this book and its faces."""
     made = impersonal() | {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    made |= {"TMPDIR": str(scratch), "IPYTHONDIR": str(scratch / "ipython"), "JUPYTER_RUNTIME_DIR": str(scratch / "jupyter")}
+    made |= {"TMPDIR": str(scratch), "IPYTHONDIR": str(scratch / "ipython")}
     made |= {"FER_BOOK_HOME": str(home()), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    if os.environ.get("FER_BOOK_DATA"):  # a kernel works in another folder
-        made["FER_BOOK_DATA"] = str(Path(os.environ["FER_BOOK_DATA"]).expanduser().absolute())
-    return made
+    given = [name for name in ("FER_BOOK_DATA", "FER_BOOK_CACHE") if os.environ.get(name)]  # a kernel works in another folder
+    return made | {name: str(Path(os.environ[name]).expanduser().absolute()) for name in given}
 
 
 def _prepare_worker(parent: int, environment: dict[str, str], log: Path) -> None:

@@ -527,6 +527,7 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(args, "do"):
         grammar.print_help()
         return 2
+    os.environ |= build.SILENT
     if sys.warnoptions:  # PYTHONWARNINGS=error would stop at what libraries mutter while they are imported
         warnings.simplefilter("default")
         os.environ.pop("PYTHONWARNINGS", None)

@@ -218,7 +218,7 @@ def data_sets(out: Path) -> list[Finding]:
         table = catalogue()
     except DataError as problem:
         return [Finding("data sets", "missing", str(problem), "")]
-    return [Finding(f"data: {row.name}", "ok", f"{row.rows} rows in {row.path}" if row.path else row.holds) if row.here == "yes"
+    return [Finding(f"data: {row.name}", "ok", f"{row.rows} rows, {row.layout}: {row.path}" if row.path else row.holds) if row.here == "yes"
             else Finding(f"data: {row.name}", "missing", row.holds, row.get) for row in table.itertuples(index=False)]
 
 
