@@ -369,6 +369,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fer_book.datasets._parquet_images': ('datasets.html#_parquet_images', 'fer_book/datasets.py'),
                                    'fer_book.datasets._pixels': ('datasets.html#_pixels', 'fer_book/datasets.py'),
                                    'fer_book.datasets._place': ('datasets.html#_place', 'fer_book/datasets.py'),
+                                   'fer_book.datasets._rated': ('datasets.html#_rated', 'fer_book/datasets.py'),
                                    'fer_book.datasets._read_images': ('datasets.html#_read_images', 'fer_book/datasets.py'),
                                    'fer_book.datasets._read_or_cached': ('datasets.html#_read_or_cached', 'fer_book/datasets.py'),
                                    'fer_book.datasets._read_votes': ('datasets.html#_read_votes', 'fer_book/datasets.py'),

@@ -154,7 +154,7 @@ def data(args) -> int:
     from fer_book import datasets  # its readers draw their own bars
 
     if args.action == "list":
-        show(datasets.catalogue()[["name", "here", "rows", "holds", "licence"]])
+        show(datasets.catalogue()[["name", "here", "rows", "layout", "holds", "licence"]])
         print("data/datasets.md says how to get each one and where it goes in the folder that FER_BOOK_DATA names.")
     elif args.action == "check":
         show(datasets.check(args.name))

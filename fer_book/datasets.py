@@ -1625,9 +1625,19 @@ def catalogue(root: str | Path | None = None) -> pd.DataFrame:
 def _place(name: str, base: Path) -> _Found | None:
     """What `load` would find of a data set, None if nothing."""
     try:
-        return _find("fer2013" if name == "ferplus" else name, base)
+        found = _find("fer2013" if name == "ferplus" else name, base)
     except DataError:
         return None
+    return found if name != "ferplus" or _rated(found) else None
+
+
+def _rated(found: _Found) -> bool:
+    """Whether FER+'s votes are with the faces."""
+    try:
+        compact = found.path.suffix == ".parquet" and set(VOTE_COLUMNS) <= set(pq.read_schema(found.path).names)
+    except (OSError, pa.ArrowException):
+        compact = True  # damaged: whoever reads it is told
+    return compact or "FER+" in found.layout or "fer2013new.csv" in found.layout
 
 
 def _may_be_faces(place: Path) -> bool:

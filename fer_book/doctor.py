@@ -211,15 +211,30 @@ def live_kernel(out: Path) -> list[Finding]:
 
 
 def data_sets(out: Path) -> list[Finding]:
-    """Every data set that the book knows or finds."""
+    """Every data set that the book knows or finds, each that is there read once."""
     from fer_book.datasets import DataError, catalogue
 
     try:
-        table = catalogue()
+        return [data_set(row) for row in catalogue().itertuples(index=False)]
     except DataError as problem:
-        return [Finding("data sets", "missing", str(problem), "")]
-    return [Finding(f"data: {row.name}", "ok", f"{row.rows} rows, {row.layout}: {row.path}" if row.path else row.holds) if row.here == "yes"
-            else Finding(f"data: {row.name}", "missing", row.holds, row.get) for row in table.itertuples(index=False)]
+        return [Finding("data sets", "missing", str(problem))]
+
+
+def data_set(row) -> Finding:
+    """One row of the catalogue: whether the data set is there and whole, and what this copy of it lacks."""
+    from fer_book.datasets import LACKS, DataError, load
+
+    what = f"data: {row.name}"
+    if row.here == "no":
+        return Finding(what, "missing", row.holds, row.get)
+    if not row.path:
+        return Finding(what, "ok", row.holds)
+    told = f"{row.rows} rows, {row.layout}: {row.path}"
+    try:
+        lacks = load(row.name).lacks
+    except DataError as problem:  # chapters end there: damaged data is no missing data
+        return Finding(what, "cannot", f"{told}: {problem}", "mend it, or take it out of the data folder")
+    return Finding(what, "missing" if lacks else "ok", told, " ".join(LACKS[key] for key in lacks))
 
 
 QUICK = (home_folder, places, room, checkout, kernel, browser, data_folder)
@@ -227,7 +242,7 @@ SLOW = (torch, live_kernel, data_sets)
 
 
 def examine(out: Path | None = None, quick: bool = False) -> Iterable[Finding]:
-    """Findings as they come, for a build into `out` (default `_build`); the quick ones take a second or two, all of them about ten.
+    """Findings as they come, for a build into `out` (default `_build`); the quick ones take a second or two, all of them about ten and the first reading of your data.
 
     Without a required library nothing else can be looked at.
     """

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT
+from layouts import LAYOUTS, drawn
 from test_chapters import outputs, small_book
 
 import fer_book
@@ -446,3 +447,16 @@ def test_nothing_calls_out(tmp_path):
     assert not calls_out(tmp_path / "log")
     kept = {str(p.relative_to(tmp_path / "home")) for p in (tmp_path / "home").glob("*/*")}
     assert kept <= {".cache/matplotlib", ".config/matplotlib", ".cache/fer_book"}, kept
+
+
+def test_doctor_reads_the_data_and_says_what_it_lacks(tmp_path, monkeypatch):
+    (tmp_path / "faces").mkdir()
+    monkeypatch.setenv("FER_BOOK_DATA", str(tmp_path / "faces"))
+    monkeypatch.setenv("FER_BOOK_CACHE", str(tmp_path / "cache"))
+    LAYOUTS["train, test"](tmp_path / "faces", drawn(60))
+    (tmp_path / "faces" / "own.parquet").write_bytes(b"PAR1 cut")
+    lines = {line.what: line for line in doctor.data_sets(tmp_path)}
+    assert lines["data: fer2013"].state == "missing" and "class folders" in lines["data: fer2013"].told
+    assert "no FER+ votes" in lines["data: fer2013"].remedy and "no validation split" in lines["data: fer2013"].remedy
+    assert lines["data: ferplus"].state == "missing" and lines["data: rafdb"].remedy.startswith("ask at")
+    assert lines["data: own"].state == "cannot" and "not a whole parquet file" in lines["data: own"].told
