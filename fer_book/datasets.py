@@ -128,7 +128,7 @@ def _teller(what: str, total: int) -> tuple[Callable[[int], None], Callable[[], 
 SPLITS = ("train", "valid", "test")
 LACKS = {
     "votes": "It has no FER+ votes: where a page asks the raters, each face's label stands in, and what only raters can "
-             "answer is left out. fer2013new.csv beside the faces brings them.",
+             "answer is left out. fer2013new.csv beside faces whose rows are known brings them.",
     "labels": "It has no labels of its own: a face's label is the emotion that most FER+ raters named.",
     "valid": "It has no validation split: a ninth of the training faces was cut off, chosen by their pixels.",
     "test": "It has no test split: a ninth of the training faces was cut off, chosen by their pixels.",
