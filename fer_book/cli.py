@@ -59,7 +59,7 @@ examples:
   fer-book predict photos/ --save-image marked/          copies with boxes and labels
   fer-book predict face.png --cropped                    the picture is one face already: do not search
   fer-book predict clip.mp4 --model vad --plot path.png  valence and arousal as a path through the plane, with its jitter
-  fer-book predict webcam                                until you press Ctrl-C
+  fer-book predict webcam                                until you press Ctrl-C; ./webcam is a file or folder of that name
 Boxes are in pixels of the upright picture. Without --model the network that is best on PublicTest answers.""",
     "bench": """
 examples:
