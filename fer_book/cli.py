@@ -282,7 +282,7 @@ def tell(args, file: Path | str, live: bool, seconds: float, image, table):
     elif live and not args.json:
         print(*(told(face) for face in table.to_dict("records")), sep="\n", flush=True)
     if table.empty and not live:
-        print(no_face(name, seconds, args.cropped), file=sys.stderr)
+        print(no_face(name, seconds), file=sys.stderr)
     if args.save_image:
         save_image(args, file, live, seconds, image, table)
     return table
@@ -350,7 +350,7 @@ def told(face: dict) -> str:
     return f"{face['seconds']:7.1f} s  {face['width']:4d} px at {face['x']}, {face['y']}: {answer}"
 
 
-def no_face(name: str, seconds: float, cropped: bool) -> str:
+def no_face(name: str, seconds: float) -> str:
     """What to say of a picture or frame without a face."""
     where = f" at {seconds:.2f} s" if seconds == seconds else "; if it is a cropped face already, add --cropped"
     return f"{name}: no face found{where}"
