@@ -210,7 +210,8 @@ _of_thread = local()
 def _cascade(name: str) -> cv2.CascadeClassifier:
     """This thread's own detector: OpenCV's keeps the picture it searches inside itself."""
     if not hasattr(_of_thread, name):
-        setattr(_of_thread, name, cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml")))
+        path = Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml"
+        setattr(_of_thread, name, cv2.CascadeClassifier(str(path)))
     return getattr(_of_thread, name)
 
 
@@ -245,7 +246,8 @@ def _apart(boxes: np.ndarray) -> list[int]:
 def detect_faces(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Faces in an upright picture: boxes (N, 4) int x, y, width, height in its pixels, the largest first, and (N,) agreeing windows.
 
-    `image`: uint8 (H, W) grey or (H, W, 3) RGB. Viola-Jones, frontal, then profile facing either way (paper, 3.1). Threads may share it.
+    `image`: uint8 (H, W) grey or (H, W, 3) RGB. Viola-Jones, frontal, then profile facing either way (paper, 3.1).
+    Threads may call it at once.
     """
     height, width = image.shape[:2]
     scale = np.clip(max(height, width), *_SEARCH) / max(height, width)

@@ -66,7 +66,7 @@ examples:
   fer-book predict photos/ --save-image marked/          copies with boxes and labels
   fer-book predict face.png --cropped                    the picture is one face already: do not search
   fer-book predict clip.mp4 --model vad --plot path.png  valence and arousal as a path through the plane, with its jitter
-  fer-book predict webcam                                until you press Ctrl-C
+  fer-book predict webcam                                until you press Ctrl-C; ./webcam is a file or folder of that name
 Boxes are in pixels of the upright picture. Without --model the network that is best on PublicTest answers.""",
     "bench": """
 examples:
@@ -257,7 +257,7 @@ def predict(args) -> int:
     if args.save_image and is_file_name(args.save_image) and Path(args.source).is_dir():
         raise ValueError(f"{args.save_image} is one file, but {args.source} is a folder; give --save-image a folder")
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for loses no row
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have the letters of a name
     if args.csv:
         print(",".join(["file", "seconds", *predictor.columns]))
     with warnings_as_lines():
@@ -282,7 +282,7 @@ def predict(args) -> int:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """What the book warns of comes as a line on stderr, without the place in the code; what libraries warn of does not come."""
+    """What the book warns of comes as a line on stderr; what libraries warn of does not come."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", module="fer_book")
@@ -291,7 +291,7 @@ def warnings_as_lines() -> Iterator[None]:
 
 
 def tell(args, file: Path | str, live: bool, seconds: float, image, table):
-    """Print what has to come at once and save the marked copy; returns the table with the file's name and the time in front."""
+    """Print what has to come at once, save the marked copy; returns the table with name and time in front."""
     from fer_book.predict import readable_name
 
     name = readable_name(file)
@@ -302,7 +302,7 @@ def tell(args, file: Path | str, live: bool, seconds: float, image, table):
     elif live and not args.json:
         print(*(told(face) for face in table.to_dict("records")), sep="\n", flush=True)
     if table.empty and not live:
-        print(no_face(name, seconds, args.cropped), file=sys.stderr)
+        print(no_face(name, seconds), file=sys.stderr)
     if args.save_image:
         save_image(args, file, live, seconds, image, table)
     return table
@@ -322,9 +322,9 @@ def finish(args, rows: list) -> None:
 
 
 def sources(source: str, leave_out: Path | None = None) -> list[Path | str]:
-    """The picture, video or camera that is meant, or every file below a folder but hidden ones, those below `leave_out` and our own output.
+    """The picture, video or camera that is meant, or every file below a folder.
 
-    Linked folders are entered, each folder once.
+    Left out are hidden files, those below `leave_out`, and the one we print to. Linked folders are entered, each once.
     """
     if not source.strip():
         raise ValueError("the name of the picture, video or folder is empty; give one, or . for this folder")
@@ -365,14 +365,17 @@ def told(face: dict) -> str:
     return f"{face['seconds']:7.1f} s  {face['width']:4d} px at {face['x']}, {face['y']}: {answer}"
 
 
-def no_face(name: str, seconds: float, cropped: bool) -> str:
+def no_face(name: str, seconds: float) -> str:
     """What to say of a picture or frame without a face."""
-    return f"{name}: no face found" + (f" at {seconds:.2f} s" if seconds == seconds else "; if it is a cropped face already, add --cropped")
+    where = f" at {seconds:.2f} s" if seconds == seconds else "; if it is a cropped face already, add --cropped"
+    return f"{name}: no face found{where}"
 
 
 def marked_name(file: Path, seconds: float) -> str:
-    """The name of a picture's or frame's marked copy: no other picture beside `file` has it, and no file system finds it too long."""
-    ending = f"-{seconds:09.3f}s.png" if seconds == seconds else "" if file.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+    """The name of a picture's or frame's marked copy, at most 255 bytes; no other picture beside `file` has it."""
+    ending = "" if file.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+    if seconds == seconds:
+        ending = f"-{seconds:09.3f}s.png"
     while ending and os.path.exists(file.with_name(file.name + ending)):
         ending += ".png"
     if len(os.fsencode(file.name)) + len(ending) > 255:

@@ -61,7 +61,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     other errors of `write` pass through. After any failure the temporary file is gone and an older `path` is as it was.
     """
     path = Path(path)
-    stem = os.fsencode(path.stem)[:80].decode("utf-8", "ignore")  # a file system counts a name's bytes, not its letters
+    stem = os.fsencode(path.stem)[:80].decode("utf-8", "ignore")  # the limit of 255 is in bytes
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= 30 else ""
     beside = path.with_name(f".{stem}.{secrets.token_hex(6)}.part{suffix}")
     try:

@@ -93,7 +93,10 @@ def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = 
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image
 def readable_name(path: str | Path) -> str:
-    """The name of a file for tables and sentences: bytes that are no UTF-8 and control characters are written out, as in `Mu\\xf1oz.jpg`."""
+    """The name of a file for tables and sentences.
+
+    Bytes that are no UTF-8 and control characters are written out, as in `Mu\\xf1oz.jpg`.
+    """
     def written(c: re.Match) -> str:
         byte = ord(c[0]) - 0xDC00  # how Python keeps a byte that it cannot read
         return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else c[0].encode("unicode_escape").decode()
@@ -124,19 +127,20 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 _T = Image.Transpose
-_TURNS = dict(enumerate((_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.FLIP_TOP_BOTTOM, _T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90), start=2))
+_TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270,
+          7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 "How to move the stored pixels for each EXIF orientation but 1, which is upright."
 
 
 def _orientation(image: Image.Image) -> int | None:
     """The EXIF orientation of a picture; None where its header has none, or nothing that can be read."""
-    header = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    header = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(header[at:at + size], "big" if header[:2] == b"MM" else "little")
 
     first = number(4, 4) + 2
-    for entry in range(first, first + 12 * number(first - 2, 2), 12):  # no other entry is read: any of them may be damaged
+    for entry in range(first, first + 12 * number(first - 2, 2), 12):  # the other entries may be damaged
         if number(entry, 2) == 0x0112:
             return number(entry + 8, 2)
     try:
@@ -146,10 +150,13 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 def _deep(image: Image.Image) -> np.ndarray | None:
-    """The uint16 pixels of a colour picture with 16 bits a channel, of which Pillow drops the lower eight; None for any other picture."""
+    """The uint16 pixels of a PNG, TIFF or PPM with 16 bits a colour; None for any other picture.
+
+    Pillow drops the lower eight, and so nearly all of a picture that uses 10 or 12 of them.
+    """
     told = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
-    holds_16 = {"PNG": ";16" in told, "TIFF": ";16" in told, "PPM": "65535" in told}
-    if image.mode not in ("RGB", "RGBA", "LA") or not holds_16.get(image.format) or not image.fp or image.tell():
+    holds_16 = {"PNG": ";16" in told, "TIFF": ";16" in told, "PPM": "65535" in told}.get(image.format)
+    if not holds_16 or image.mode not in ("RGB", "RGBA", "LA") or not image.fp or image.tell():
         return None
     image.fp.seek(0)
     try:
@@ -178,17 +185,19 @@ def _from_pillow(image: Image.Image, where: str) -> np.ndarray:
 def _from_array(pixels: np.ndarray, where: str) -> np.ndarray:
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)) or 0 in pixels.shape:
         raise DataError(f"{where}: an array of shape {pixels.shape} is no picture; give (H, W), (H, W, 3) RGB or (H, W, 4) RGBA")
-    parts = [pixels.squeeze(2)] if pixels.shape[2:] == (1,) else [pixels[..., :3], pixels[..., 3:]] if pixels.shape[2:] == (4,) else [pixels]
-    parts = [_eight_bit(part, where) for part in parts]  # full opacity does not say how many bits the colours use
-    return np.asarray(_opaque(Image.fromarray(parts[0] if len(parts) == 1 else np.dstack(parts))))
+    if pixels.shape[2:] == (4,):  # apart, because full opacity does not say how many bits the colours use
+        pixels = np.dstack([_eight_bit(part, where) for part in (pixels[..., :3], pixels[..., 3:])])
+    else:
+        pixels = _eight_bit(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels, where)
+    return np.asarray(_opaque(Image.fromarray(pixels)))
 
 
 def read_image(source: str | Path | np.ndarray | Image.Image) -> np.ndarray:
     """A picture as upright RGB, uint8 (H, W, 3).
 
     source: a file, a Pillow image, or an array (H, W), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16 or floats 0..1. EXIF orientation is
-    applied where its header can be read, transparency laid over white, more than 8 bits scaled down, and of an animation the first frame is
-    taken. DataError in one sentence for what is no readable picture. Threads may share it.
+    applied where its header can be read, transparency laid over white, more than 8 bits scaled down, and of an
+    animation the first frame is taken. DataError in one sentence for what is no readable picture.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, "image")
@@ -219,7 +228,7 @@ def crop_faces(image: np.ndarray, boxes: np.ndarray, size: int = 48, margin: flo
     ValueError for boxes of another shape.
     """
     if np.ndim(boxes) != 2 or np.shape(boxes)[1] != 4:
-        raise ValueError(f"boxes have the shape {np.shape(boxes)}; give (N, 4): x, y, width and height of each face")
+        raise ValueError(f"boxes have the shape {np.shape(boxes)}; give (N, 4): x, y, width and height each")
     faces = np.empty((len(boxes), size, size, 3), np.uint8)
     for i, (x, y, w, h) in enumerate(boxes):
         side = max(1, round(margin * max(w, h)))
@@ -233,13 +242,15 @@ def crop_faces(image: np.ndarray, boxes: np.ndarray, size: int = 48, margin: flo
     return faces
 
 # %% ../chapters/30_in_the_wild.ipynb #predictor
-os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))  # torch's other threads do not live in a child, it would wait for them
+if hasattr(os, "register_at_fork"):  # a forked child would wait for torch's other threads, which only its parent has
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class Predictor:
     """Reads the expression of every face in a picture: `Predictor()(image)` returns a table.
 
-    Threads may share one, and a forked child may go on using it, with one thread. model: a run id, a trained network, or "emotion" or "vad" for the best of `models/` (`claims.best_model`); None is "emotion". detect=False takes each picture as one face, its centred square.
+    Threads may share one, and a forked child may go on using it: torch then has one thread there.
+    model: a run id, a trained network, or "emotion" or "vad" for the best of `models/` (`claims.best_model`); None is "emotion". detect=False takes each picture as one face, its centred square.
     """
 
     def __init__(self, model: str | TrainedModel | None = None, detect: bool = True):
@@ -285,7 +296,9 @@ class Predictor:
             faces = np.array([grey(face) for face in faces], np.uint8).reshape(faces.shape[:3])
         y = self.trained(faces) if len(faces) else np.empty((0, len(outputs or classes)), np.float32)
         if y.shape[1] != len(outputs or classes):
-            raise ValueError(f"the network gives {y.shape[1]} answers, but names {len(outputs or classes)} ({', '.join(outputs or classes)}); name each answer once")
+            named = ", ".join(outputs or classes)
+            raise ValueError(f"the network gives {y.shape[1]} answers, but names {len(outputs or classes)} ({named}); "
+                             "name each answer once")
         if outputs:
             return pd.DataFrame(y, columns=list(outputs))
         told = pd.DataFrame(y, columns=[f"p_{c}" for c in classes])
@@ -316,18 +329,18 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 
 
 def is_camera(source: str | Path) -> bool:
-    """Whether `source` means the camera: the bare word webcam, as text, and no file or folder of that name is here."""
+    """Whether `source` is the bare word webcam, as text, and no file or folder of that name is here."""
     return source == "webcam" and not os.path.lexists(source)
 
 
 _FFMPEG = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-_ALONE = ("protocol_whitelist;file|format_whitelist;mov,avi,matroska,mpeg,mpegts,mpegvideo,asf,ogg,flv,m4v,h264,hevc,av1,obu,ivf,dv,mxf,mjpeg,"
-          "rm,nut,gif")
+_ALONE = ("protocol_whitelist;file|format_whitelist;mov,avi,matroska,mpeg,mpegts,mpegvideo,asf,ogg,flv,m4v,h264,hevc,"
+          "av1,obu,ivf,dv,mxf,mjpeg,rm,nut,gif")  # none of them is a list of other files or of addresses
 _opening = Lock()
 
 
 def _open_film(path: Path) -> cv2.VideoCapture:
-    """A video file, opened under its whole name and alone: no address is taken from the name, no list of addresses or files in it is followed."""
+    """A video file, opened alone: neither its name nor what is in it can send FFmpeg to another file or address."""
     with _opening:
         theirs = os.environ.get(_FFMPEG)
         os.environ[_FFMPEG] = "|".join(filter(None, (theirs, _ALONE)))
@@ -342,8 +355,8 @@ def _open_film(path: Path) -> cv2.VideoCapture:
 def _film_times(film: cv2.VideoCapture, name: str) -> Iterator[float]:
     """Grab frame after frame of a film and tell its time in seconds, each later than the one before.
 
-    A time that stands still, goes back or is no number is replaced by the frame's number over the rate, with a warning; so is the end
-    of a film that breaks off before the time that its header announces.
+    A time that stands still, goes back or is no number gives way to one step of the rate, with a warning. A film that
+    breaks off before the time that its header announces gives a warning, too.
     """
     told = film.get(cv2.CAP_PROP_FPS)
     rate = told if 0 < told < 1000 else 25.0
@@ -354,8 +367,9 @@ def _film_times(film: cv2.VideoCapture, name: str) -> Iterator[float]:
             at = at if math.isfinite(at) else 0.0
         elif not last < at < math.inf:
             if not counted:
-                warnings.warn(f"{name}: the times of its frames do not go forward; from {last:.2f} s on frames are counted at {rate:g} per second"
-                              + ("" if rate == told else ", for the file names no rate"))
+                guess = "" if rate == told else ", for the file names no rate"
+                warnings.warn(f"{name}: the times of its frames do not go forward; from {last:.2f} s on frames are "
+                              f"counted at {rate:g} per second{guess}")
                 counted = True
             if last - at >= 1:  # not one frame out of order: the clock was set back
                 shift += last + 1 / rate - at
@@ -364,8 +378,9 @@ def _film_times(film: cv2.VideoCapture, name: str) -> Iterator[float]:
         yield at
     announced = film.get(cv2.CAP_PROP_FRAME_COUNT) / rate
     missing = announced - last - 1 / rate
-    if not counted and rate == told and announced < 1e6 and max(0.05 * announced, 1.5 / rate) < missing < math.inf:
-        warnings.warn(f"{name}: it ends after {last + 1 / rate:.1f} s, but announces {announced:.1f} s; it may be cut short")
+    if not counted and rate == told and announced < 1e6 and missing > max(0.05 * announced, 1.5 / rate):
+        warnings.warn(f"{name}: it ends after {last + 1 / rate:.1f} s, but announces {announced:.1f} s; it may be "
+                      "cut short")
 
 
 def _camera_times(camera: cv2.VideoCapture) -> Iterator[float]:
@@ -375,10 +390,11 @@ def _camera_times(camera: cv2.VideoCapture) -> Iterator[float]:
 
 
 def frames(source: str | Path, every: float = 0.5) -> Iterator[tuple[float, np.ndarray]]:
-    """Time in seconds and RGB (H, W, 3) of a frame about every `every` seconds of a video file, or of the camera for "webcam" (`is_camera`).
+    """Time in seconds and RGB (H, W, 3) of a frame about every `every` seconds of a video file or of the camera.
 
-    The times grow; where those of the file do not, frames are counted, and a warning says so, as it does of a file that ends early. Only this one file is opened, whatever its
-    name or content says. DataError when it has no frame that can be read, or no camera answers.
+    source: a file, or "webcam" (`is_camera`). The times grow; where those of the file do not, frames are counted and a
+    warning says so. Only this file is opened, whatever its name or content says. DataError when it has no frame that
+    can be read, or no camera answers.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -419,7 +435,6 @@ def read_source(predictor: Predictor, source: str | Path, every: float = 0.5) ->
     """Time in seconds (NaN for a picture), RGB image and table of a picture, or of each sampled frame of a video or "webcam"."""
     return (look() for look in _looks(predictor, source, every))
 
-
 # %% ../chapters/30_in_the_wild.ipynb #read-sources
 @contextmanager
 def _one_thread() -> Iterator[None]:
@@ -434,11 +449,13 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(of_opencv)
 
 
-def read_sources(predictor: Predictor, sources: Iterable[str | Path], every: float = 0.5) -> Iterator[tuple[str | Path, Future[Reading]]]:
-    """Source and reading of every picture and sampled frame, in order, `torch.get_num_threads()` of them computed at once.
+def read_sources(predictor: Predictor, sources: Iterable[str | Path],
+                 every: float = 0.5) -> Iterator[tuple[str | Path, Future[Reading]]]:
+    """Source and reading of every picture and sampled frame, in order, `torch.get_num_threads()` computed at once.
 
-    A reading's `result()` is what `read_source` yields, or raises the DataError of a source that cannot be read; the others go on. As many
-    pictures again wait for you, none for the camera. Until the end or `close()`, torch and OpenCV use one thread a picture in this process.
+    A reading's `result()` is what `read_source` yields, or raises the DataError of a source that cannot be read; the
+    others go on. Until the end or `close()`, torch and OpenCV keep to one thread a picture in this process, so run one
+    call at a time.
     """
     at_once, waiting = torch.get_num_threads(), deque()
     with _one_thread(), ThreadPoolExecutor(at_once) as pool:
@@ -456,7 +473,6 @@ def read_sources(predictor: Predictor, sources: Iterable[str | Path], every: flo
                 while len(waiting) > (0 if is_camera(source) else at_once):
                     yield waiting.popleft()
         yield from waiting
-
 
 # %% ../chapters/30_in_the_wild.ipynb #path
 def path_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -502,14 +518,15 @@ SMALL = 5e6
 "Parameters of a network that the book calls small."
 
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else importing ONNX Runtime marks this machine with an id and looks for its maker's server
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else its import gives this machine an id and looks for a server to tell
 
 
 def _need(*packages: str) -> None:
-    """ModuleNotFoundError that says what to install when one of the packages of the extra `onnx` is not there."""
+    """ModuleNotFoundError that says what to install when a package of the extra `onnx` is not there."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ModuleNotFoundError(f"ONNX needs {' and '.join(missing)}, not installed here; pip install \"fer_book[onnx]\"", name=missing[0])
+        raise ModuleNotFoundError(f"ONNX needs {' and '.join(missing)}, not installed here; "
+                                  'pip install "fer_book[onnx]"', name=missing[0])
 
 
 class _Whole(nn.Module):
@@ -538,7 +555,7 @@ def to_onnx(trained: TrainedModel, path: str | Path) -> Path:
 
 
 def onnx_session(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from uint8 faces (N, C, S, S) to answers (N, K) that runs an ONNX file with ONNX Runtime on the CPU.
+    """A function from uint8 faces (N, C, S, S) to answers (N, K): ONNX Runtime runs the file on the CPU.
 
     It calls nobody: the telemetry is off. ModuleNotFoundError without the extra `onnx`.
     """

@@ -146,6 +146,7 @@ def exif(*entries: bytes, tail: bytes = b"") -> bytes:
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4) + tail
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about the damage
 @pytest.mark.parametrize(("header", "turned"), [
     (exif(struct.pack("<HHI4s", 0x0100, 2, 4, b"wid"), ORIENTATION), True),  # a width in letters
     (exif(struct.pack("<HHII", 0x011A, 5, 1, 9999), ORIENTATION), True),  # a fraction beyond the end
@@ -164,6 +165,7 @@ def test_a_broken_exif_header_loses_no_picture(kind, header, turned, portrait):
     assert got.shape == expected.shape and np.abs(got.astype(int) - expected).max() <= (12 if kind == "JPEG" else 0)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damage_anywhere_in_an_exif_header_loses_no_picture(portrait):
     picture, header, random = Image.fromarray(portrait[:40, :60]), Image.Exif(), np.random.default_rng(0)
     header.update({0x0112: 6, 0x010F: "maker", 0x011A: 72.0})
