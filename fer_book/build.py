@@ -1,24 +1,33 @@
 """Execute the chapters and render the book.
 
-Written by hand: with `cli` the only module that no chapter exports, because it runs the chapters.
+Written by hand: with `cli` and `doctor` the only modules that no chapter exports, because they run the chapters.
 """
+import ctypes
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 PROFILES = ("smoke", "cpu", "gpu")
 CELL_TIMEOUT = {"smoke": 600, "cpu": 6 * 3600, "gpu": 48 * 3600}  # seconds one cell may take
 LAST = "status"  # reports on the other chapters, so it runs after them
+PERSONAL = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "MPLBACKEND", "MATPLOTLIBRC")  # settings of a user that would show up in pages
+SILENT = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # no library may call out unasked
+SOCKET = 103  # bytes that the path of a socket may have everywhere
 
 
 class BuildError(RuntimeError):
@@ -59,6 +68,107 @@ def find_chapter(name: str) -> Path:
     return found[0]
 
 
+def obstacle(folder: Path) -> str:
+    """What keeps files from being written into `folder`, or into the one it would be made in; empty if nothing does."""
+    place = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    try:
+        with tempfile.TemporaryFile(dir=place) as trial:
+            trial.write(bytes(1 << 16))
+    except OSError as problem:
+        return f"{place}: {reason(problem, place)}"
+    return ""
+
+
+def reason(problem: OSError, place: Path) -> str:
+    """An error of the system about `place` in words, with the owner where that is what matters."""
+    if problem.errno not in (errno.EACCES, errno.EPERM):
+        return (problem.strerror or str(problem)).lower()
+    try:
+        return f"belongs to {place.owner()}, who lets nobody else write there"
+    except (KeyError, OSError):
+        return "belongs to another user, who lets nobody else write there"
+
+
+def room(folder: Path) -> Path:
+    """`folder`, made if need be; BuildError if nothing can be written there."""
+    if found := obstacle(folder):
+        raise BuildError(f"{found}; free it, or build elsewhere: fer-book build --out DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier build left in `folder`; BuildError if some of it stays."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as problem:
+        raise BuildError(f"{folder} of an earlier build cannot be removed: it {reason(problem, folder)}; remove it, or build elsewhere: "
+                         "fer-book build --out DIR") from problem
+
+
+@contextmanager
+def hold(folder: Path, alone: bool = True) -> Iterator[None]:
+    """Lock `folder` until the block ends or this process does, for itself `alone` or with others that do not insist on that.
+
+    BuildError while another process holds it. No lock is ever left behind; a file system that has none is used without.
+    """
+    try:
+        lock = open(folder / ".lock", "a")
+    except OSError as problem:
+        raise BuildError(f"{folder / '.lock'}: {reason(problem, folder / '.lock')}; remove it, or build elsewhere: fer-book build --out DIR") from problem
+    with lock:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"another fer-book is at work in {folder}: let it end, or build elsewhere: fer-book build --out DIR") from None
+        except OSError:  # some file systems have no locks
+            pass
+        yield
+
+
+@contextmanager
+def scratch_folder(place: Path) -> Iterator[Path]:
+    """A fresh folder in `place` that is gone after the block; those of killed builds that are older than a day go as well."""
+    for old in place.glob("fer-*"):
+        with suppress(OSError, BuildError):
+            if old.stat().st_uid == os.getuid() and time.time() - old.stat().st_mtime > 86400:
+                with hold(old):
+                    shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix="fer-", dir=place, ignore_cleanup_errors=True) as folder, hold(Path(folder)):
+        yield Path(folder)
+
+
+def socket_place() -> Path | None:
+    """A folder for sockets, whose paths may not be long; None where there is none, so that kernels must talk over the loopback device."""
+    short = ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm", os.environ.get("TMPDIR"))
+    fits = (Path(place) for place in short if place and len(os.fsencode(place)) + len("/fer-12345678/4194304-5") <= SOCKET)
+    return next((place for place in fits if place.is_dir() and not obstacle(place)), None)
+
+
+def die_with(parent: int) -> None:
+    """End this process as soon as the one that started it, number `parent`, has ended, however that happened."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def own_kernel() -> type:
+    """The class of kernels that run this very interpreter, whatever kernels the user has installed, and that end with this process."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class OwnKernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python",
+                                 metadata={"kernel_provisioner": {"provisioner_name": "local-provisioner"}})
+
+        async def start_kernel(self, **options):
+            await super().start_kernel(preexec_fn=partial(die_with, os.getpid()), **options)
+
+    return OwnKernel
+
+
 def check_parameters(chapter: Path, parameters: dict) -> None:
     """ValueError when the chapter's parameters cell does not declare one of `parameters`; papermill would only log it."""
     from papermill import inspect_notebook
@@ -72,58 +182,80 @@ def check_parameters(chapter: Path, parameters: dict) -> None:
         raise ValueError(f"profile {parameters['profile']!r} is unknown: choose one of {', '.join(PROFILES)}")
 
 
-def execute(chapter: Path, folder: Path, **parameters) -> Execution:
+def execute(chapter: Path, folder: Path, sockets: Path | None, **parameters) -> Execution:
     """Run one chapter top to bottom into `folder` under its own name; a failing cell is reported, not raised."""
     import papermill
     from traitlets.config import Config
 
     check_parameters(chapter, parameters)
-    folder.mkdir(parents=True, exist_ok=True)
     profile = parameters.get("profile", PROFILES[0])
     started, error = time.perf_counter(), ""
+    # no ports, where that can be: two kernels can never meet on one
+    manager = {"transport": "ipc", "ip": f"{sockets}/{os.getpid()}"} if sockets else {"transport": "tcp", "ip": "127.0.0.1"}
     try:
-        with tempfile.TemporaryDirectory(prefix="fer-") as sockets:  # no ports: two kernels can never meet on one
-            ipc = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
-            papermill.execute_notebook(str(chapter), str(folder / chapter.name), parameters=parameters, cwd=str(folder), config=ipc,
-                                       kernel_name="python3", execution_timeout=CELL_TIMEOUT[profile], progress_bar=False)
+        papermill.execute_notebook(str(chapter), str(folder / chapter.name), parameters=parameters, cwd=str(folder),
+                                   config=Config({"KernelManager": manager}), kernel_manager_class=own_kernel(),
+                                   kernel_name="python3", execution_timeout=CELL_TIMEOUT[profile], progress_bar=False)
     except Exception as problem:  # whatever stops a notebook, the reader wants to know which one and why
         error = re.sub(r"\x1b\[[0-9;]*m", "", str(problem)).strip() or type(problem).__name__
     return Execution(chapter.stem, round(time.perf_counter() - started, 1), profile, error)
 
 
-def _prepare_worker(threads: int, project: str, log: Path) -> None:
+def impersonal() -> dict[str, str]:
+    """The environment of whoever builds, without personal settings that would change pages or stop them, and silent."""
+    return {k: v for k, v in os.environ.items() if k not in PERSONAL} | SILENT | {"MATPLOTLIBRC": os.devnull, "PYTHONUTF8": "1"}
+
+
+def kernel_environment(scratch: Path, threads: int) -> dict[str, str]:
+    """What kernels find in their environment: no personal settings, `scratch` for all that is not to stay, this book and its faces."""
+    made = impersonal() | {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
+    made |= {"TMPDIR": str(scratch), "IPYTHONDIR": str(scratch / "ipython")}
+    made |= {"FER_BOOK_HOME": str(home()), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    given = [name for name in ("FER_BOOK_DATA", "FER_BOOK_CACHE") if os.environ.get(name)]  # a kernel works in another folder
+    return made | {name: str(Path(os.environ[name]).expanduser().absolute()) for name in given}
+
+
+def _prepare_worker(parent: int, environment: dict[str, str], log: Path) -> None:
+    die_with(parent)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)  # what kernels mutter would tear the progress bar
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    os.environ |= {"FER_BOOK_HOME": project, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    if os.environ.get("FER_BOOK_DATA"):  # a kernel works in another folder
-        os.environ["FER_BOOK_DATA"] = str(Path(os.environ["FER_BOOK_DATA"]).expanduser().absolute())
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def execute_all(todo: list[Path], folder: Path, report: Callable[[Execution], None] = lambda done: None, **parameters) -> list[Execution]:
     """Run chapters into `folder`, two at a time in `smoke`, the status page last; BuildError names those that failed."""
     for chapter in todo:
         check_parameters(chapter, parameters)
+    room(folder)
+    place = socket_place()
+    with scratch_folder(Path(tempfile.gettempdir())) as scratch, scratch_folder(place) if place else nullcontext() as sockets:
+        done = _execute_groups(todo, folder, report, scratch, sockets, parameters)
+    failed = [run for run in done if run.error]
+    if failed:
+        raise BuildError("\n\n".join(f"{run.chapter} failed:\n{run.error}" for run in failed) + f"\n\nexecuted notebooks and kernels.log: {folder}")
+    return done
+
+
+def _execute_groups(todo: list[Path], folder: Path, report: Callable[[Execution], None], scratch: Path, sockets: Path | None,
+                    parameters: dict) -> list[Execution]:
     cores = len(os.sched_getaffinity(0))
     jobs = min(2, cores, len(todo)) if parameters.get("profile", PROFILES[0]) == PROFILES[0] else 1
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "kernels.log"
-    done: list[Execution] = []
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare_worker, (max(1, cores // jobs), str(home()), log)) as pool:
+    prepare = os.getpid(), kernel_environment(scratch, max(1, cores // jobs)), folder / "kernels.log"
+    others, done = active_children(), []
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare_worker, prepare) as pool:
         try:
             for group in ([c for c in todo if c.stem != LAST], [c for c in todo if c.stem == LAST]):
-                for future in as_completed([pool.submit(execute, chapter, folder, **parameters) for chapter in group]):
+                for future in as_completed([pool.submit(execute, chapter, folder, sockets, **parameters) for chapter in group]):
                     done.append(future.result())
                     report(done[-1])
                 done.sort(key=lambda run: [c.stem for c in todo].index(run.chapter))
                 if len(todo) > 1 and done:
                     (folder / "timings.json").write_text(json.dumps([asdict(run) for run in done], indent=1))
-        except BaseException:
+        except BaseException:  # Ctrl-C: do not wait for chapters that take hours
+            for worker in set(active_children()) - set(others):
+                worker.kill()
             pool.shutdown(cancel_futures=True)
             raise
-    failed = [run for run in done if run.error]
-    if failed:
-        raise BuildError("\n\n".join(f"{run.chapter} failed:\n{run.error}" for run in failed) + f"\n\nexecuted notebooks and kernels.log: {folder}")
     return done
 
 
@@ -145,17 +277,19 @@ def publishable(executed: dict) -> dict:
 def assemble(executed: Path, book: Path) -> None:
     """Lay out in `book` what Jupyter Book renders: configuration, executed chapters, pages of `data/`, style and scripts."""
     project = home()
-    shutil.rmtree(book, ignore_errors=True)
+    clear(book)
     (book / "chapters").mkdir(parents=True)
     (book / "data").mkdir()
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(project / name, book / name)
     shutil.copytree(project / "site", book / "site", ignore=shutil.ignore_patterns("README.md"))
+    for copied in (book / "site", *(book / "site").rglob("*/")):
+        copied.chmod(0o755)  # a checkout that is for reading only must not make copies that cannot be removed
     for page in (project / "data").glob("*.md"):
         shutil.copy(page, book / "data" / page.name)
     for chapter in chapters():
-        notebook = json.loads((executed / chapter.name).read_text())
-        (book / "chapters" / chapter.name).write_text(json.dumps(publishable(notebook), indent=1))
+        notebook = json.loads((executed / chapter.name).read_text("utf-8"))
+        (book / "chapters" / chapter.name).write_text(json.dumps(publishable(notebook), indent=1), "utf-8")
 
 
 def render(executed: Path, out: Path) -> Path:
@@ -166,22 +300,42 @@ def render(executed: Path, out: Path) -> Path:
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(book), "--path-output", stage, "--all", "-W", "--keep-going"]
         with log.open("w") as lines:
             code = subprocess.run(command, stdout=lines, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                  env=os.environ | {"NO_COLOR": "1"}).returncode
-        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text())
+                                  env=impersonal() | {"NO_COLOR": "1"}, preexec_fn=partial(die_with, os.getpid())).returncode
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text("utf-8", "replace"))
         problems = [line for line in text.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
         rendered = Path(stage) / "_build" / "html"
         if code or problems or not (rendered / "index.html").is_file():
             raise BuildError("\n".join(problems[:20] or text.splitlines()[-15:]) + f"\nthe site was not rendered; whole log: {log}")
-        shutil.rmtree(out / "html", ignore_errors=True)
+        clear(out / "html")
         rendered.rename(out / "html")
     return out / "html" / "index.html"
 
 
 def build(out: Path | None = None, profile: str = "smoke", report: Callable[[Execution], None] = lambda done: None,
           rendering: Callable[[], None] = lambda: None) -> Path:
-    """Execute every chapter, render the site to `out/html` (default `_build`) and return its first page."""
+    """Execute every chapter, render the site to `out/html` (default `_build`) and return its first page.
+
+    BuildError says in the first seconds what this machine lacks for it.
+    """
+    from fer_book import doctor
+
     out = (out or home() / "_build").resolve()
-    shutil.rmtree(out / "executed", ignore_errors=True)
-    execute_all(chapters(), out / "executed", report, profile=profile)
-    rendering()
-    return render(out / "executed", out)
+    doctor.require(out)
+    with hold(room(out)):
+        sweep(out)
+        execute_all(chapters(), out / "executed", report, profile=profile)
+        rendering()
+        return render(out / "executed", out)
+
+
+def sweep(out: Path) -> None:
+    """Remove the last build's executed chapters from `out`, and what killed ones left there, in the cache and in this book."""
+    from fer_book.datasets import cache_dir
+
+    for folder in (out / "executed", *out.glob("rendering-*")):
+        clear(folder)
+    for folder in (cache_dir(), home() / "results", home() / "models"):
+        for part in folder.glob(".*.part*"):
+            with suppress(OSError):
+                if time.time() - part.stat().st_mtime > 86400:
+                    part.unlink()

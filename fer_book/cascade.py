@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
+from threading import local
 
 import cv2
 import numpy as np
@@ -203,9 +204,14 @@ CHECKS: dict[str, Callable[..., float]] = {f.__name__: f for f in (
     submission_accuracy, nearest_share, fer2013_share, submissions_finding, sum_of, smallest_gain)}
 
 # %% ../chapters/12_cascade_finetuning.ipynb #detect
-@cache
+_of_thread = local()
+
+
 def _cascade(name: str) -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml"))
+    """This thread's own detector: OpenCV's keeps the picture it searches inside itself."""
+    if not hasattr(_of_thread, name):
+        setattr(_of_thread, name, cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"haarcascade_{name}.xml")))
+    return getattr(_of_thread, name)
 
 
 _SEARCH = (320, 1024)  # sides between which the picture that is searched lies
@@ -239,7 +245,7 @@ def _apart(boxes: np.ndarray) -> list[int]:
 def detect_faces(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Faces in an upright picture: boxes (N, 4) int x, y, width, height in its pixels, the largest first, and (N,) agreeing windows.
 
-    `image`: uint8 (H, W) grey or (H, W, 3) RGB. Viola-Jones, frontal, then profile facing either way (paper, 3.1).
+    `image`: uint8 (H, W) grey or (H, W, 3) RGB. Viola-Jones, frontal, then profile facing either way (paper, 3.1). Threads may share it.
     """
     height, width = image.shape[:2]
     scale = np.clip(max(height, width), *_SEARCH) / max(height, width)

@@ -1,9 +1,11 @@
 """`fer-book`: the book from a terminal. Written by hand and thin: every command calls a chapter's module or `build`."""
 import argparse
+import hashlib
 import json
 import os
 import re
 import sys
+import warnings
 from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from fer_book import build
 EXAMPLES = {
     "": """
 first steps:
+  fer-book doctor                        what this machine can run, and what to do where it cannot
   fer-book data list                     which data sets there are, and which of them you have
   fer-book run 03                        execute a chapter on a few hundred faces
   fer-book train shallow-cnn-paper --budget 9m   train for nine minutes; the same again goes on from there
@@ -49,6 +52,12 @@ Verdicts are computed from results/ now; a contradicted paper is a finding, not 
 examples:
   fer-book build
   FER_BOOK_DATA=~/faces fer-book build --profile cpu""",
+    "doctor": """
+examples:
+  fer-book doctor
+  fer-book doctor --quick                a second: what `fer-book build` looks at before it starts
+  fer-book doctor --json
+Each line is ok, missing (some commands do without it, or say so) or cannot (the book cannot be built here: exit code 1), and names the remedy.""",
     "predict": """
 examples:
   fer-book predict photo.jpg
@@ -157,7 +166,7 @@ def data(args) -> int:
 def run(args) -> int:
     chapter = build.find_chapter(args.chapter)
     folder = build.home() / "_build" / "executed"
-    with progress(f"{chapter.stem}, profile {args.profile}"):
+    with progress(f"{chapter.stem}, profile {args.profile}"), build.hold(build.room(folder.parent), alone=False):
         [done] = build.execute_all([chapter], folder, **{"profile": args.profile} | dict(args.parameter))
     print(f"{chapter.stem} ran in {done.seconds:.1f} s: {near(folder / chapter.name)}")
     return 0
@@ -222,43 +231,87 @@ def build_book(args) -> int:
     return 0
 
 
-def predict(args) -> int:
-    import pandas as pd
+def doctor(args) -> int:
+    from fer_book.doctor import examine
 
+    found = []
+    for line in examine(quick=args.quick):
+        found.append(line)
+        if not args.json:
+            print(f"{line.state:8s} {line.what:17s} {line.told}" + f"\n{'':27s}-> {line.remedy}" * bool(line.remedy), flush=True)
+    if args.json:
+        print(json.dumps([vars(line) for line in found], indent=1))
+    return 1 if any(line.state == "cannot" for line in found) else 0
+
+
+def predict(args) -> int:
     with progress("loading the network"):
-        from fer_book.predict import Predictor, read_source
+        from fer_book.predict import Predictor, is_camera, read_sources
 
         predictor = Predictor(args.model, detect=not args.cropped)
     if args.plot and not predictor.trained.recipe.outputs:
         raise ValueError("--plot draws valence and arousal, and this network answers with emotions; add --model vad")
-    files, rows, bad = sources(args.source), [], 0
+    files, live, rows, bad = sources(args.source, args.save_image), is_camera(args.source), [], set()
     if args.plot:
         check_plot(args.plot, files)
-    if args.save_image and is_file_name(args.save_image) and files != [Path(args.source)]:
+    if args.save_image and is_file_name(args.save_image) and Path(args.source).is_dir():
         raise ValueError(f"{args.save_image} is one file, but {args.source} is a folder; give --save-image a folder")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for loses no row
     if args.csv:
         print(",".join(["file", "seconds", *predictor.columns]))
-    for file in files:
+    with warnings_as_lines():
         try:
-            for seconds, image, table in read_source(predictor, file, args.every):
-                table.insert(0, "seconds", seconds)
-                table.insert(0, "file", str(file))
-                if args.csv:
-                    print(table.to_csv(index=False, header=False), end="", flush=True)
-                elif file == WEBCAM and not args.json:
-                    print(*(told(face) for face in table.to_dict("records")), sep="\n", flush=True)
-                if len(table) and (args.plot or not (args.csv or file == WEBCAM and not args.json)):
-                    rows.append(table)
-                if table.empty and file != WEBCAM:
-                    print(no_face(file, seconds, args.cropped), file=sys.stderr)
-                if args.save_image:
-                    save_image(args, file, seconds, image, table)
+            for file, reading in read_sources(predictor, files, args.every):
+                try:
+                    if file not in bad:
+                        table = tell(args, file, live, *reading.result())
+                        if len(table) and (args.plot or not (args.csv or live and not args.json)):
+                            rows.append(table)
+                except ValueError as problem:
+                    print(f"fer-book: {problem}", file=sys.stderr)
+                    bad.add(file)
         except KeyboardInterrupt:
-            if file != WEBCAM:
+            if not live:
                 raise
-        except ValueError as problem:
-            print(f"fer-book: {problem}", file=sys.stderr)
-            bad += 1
+    finish(args, rows)
+    if bad and len(files) > 1:
+        print(f"fer-book: {len(bad)} of {len(files)} files could not be read", file=sys.stderr)
+    return 1 if bad else 0
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """What the book warns of comes as a line on stderr, without the place in the code; what libraries warn of does not come."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", module="fer_book")
+        warnings.showwarning = lambda message, *where, **more: print(f"fer-book: {message}", file=sys.stderr)
+        yield
+
+
+def tell(args, file: Path | str, live: bool, seconds: float, image, table):
+    """Print what has to come at once and save the marked copy; returns the table with the file's name and the time in front."""
+    from fer_book.predict import readable_name
+
+    name = readable_name(file)
+    table.insert(0, "seconds", seconds)
+    table.insert(0, "file", name)
+    if args.csv:
+        print(table.to_csv(index=False, header=False), end="", flush=True)
+    elif live and not args.json:
+        print(*(told(face) for face in table.to_dict("records")), sep="\n", flush=True)
+    if table.empty and not live:
+        print(no_face(name, seconds, args.cropped), file=sys.stderr)
+    if args.save_image:
+        save_image(args, file, live, seconds, image, table)
+    return table
+
+
+def finish(args, rows: list) -> None:
+    """Draw the path, print the JSON or the table: what needs all rows."""
+    import pandas as pd
+
     faces = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
     if args.plot:
         save_path(args.plot, faces)
@@ -266,25 +319,38 @@ def predict(args) -> int:
         print(json.dumps(json.loads(faces.to_json(orient="records")), indent=1, ensure_ascii=False))
     elif len(faces) and not args.csv:
         show(faces.round(2).dropna(axis=1, how="all").rename(columns=lambda name: name.removeprefix("p_")))
-    if bad and len(files) > 1:
-        print(f"fer-book: {bad} of {len(files)} files could not be read", file=sys.stderr)
-    return 1 if bad else 0
 
 
-WEBCAM = Path("webcam")
+def sources(source: str, leave_out: Path | None = None) -> list[Path | str]:
+    """The picture, video or camera that is meant, or every file below a folder but hidden ones, those below `leave_out` and our own output.
 
-
-def sources(source: str) -> list[Path]:
-    """The picture, video or camera that is meant, or every file below a folder but hidden ones."""
+    Linked folders are entered, each folder once.
+    """
     if not source.strip():
         raise ValueError("the name of the picture, video or folder is empty; give one, or . for this folder")
+    from fer_book.datasets import files_below
+    from fer_book.predict import is_camera
+
     folder = Path(source)
     if not folder.is_dir():
-        return [folder]
-    files = sorted(p for p in folder.rglob("*") if os.path.isfile(p) and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+        return [source if is_camera(source) else folder]
+    apart = Path(os.path.realpath(leave_out)) if leave_out else None
+    if apart == Path(os.path.realpath(folder)):
+        raise ValueError(f"{leave_out} is the folder of the pictures; give --save-image another place")
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts)
+    files = [path for path in files_below(folder) if os.path.isfile(path) and not hidden(path) and not is_stdout(path)
+             and apart not in Path(os.path.realpath(path)).parents]
     if not files:
         raise ValueError(f"{folder}: there is no file in this folder; give one with photographs or videos")
-    return files
+    return sorted(files)
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether what we print is being written to this file, as in `fer-book predict . --csv > faces.csv`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
+    except OSError:  # no output with a number
+        return False
 
 
 def is_file_name(path: Path) -> bool:
@@ -299,26 +365,35 @@ def told(face: dict) -> str:
     return f"{face['seconds']:7.1f} s  {face['width']:4d} px at {face['x']}, {face['y']}: {answer}"
 
 
-def no_face(file: Path, seconds: float, cropped: bool) -> str:
+def no_face(name: str, seconds: float, cropped: bool) -> str:
     """What to say of a picture or frame without a face."""
-    return f"{file}: no face found" + (f" at {seconds:.2f} s" if seconds == seconds else "; if it is a cropped face already, add --cropped")
+    return f"{name}: no face found" + (f" at {seconds:.2f} s" if seconds == seconds else "; if it is a cropped face already, add --cropped")
 
 
-def save_image(args, file: Path, seconds: float, image, table) -> None:
+def marked_name(file: Path, seconds: float) -> str:
+    """The name of a picture's or frame's marked copy: no other picture beside `file` has it, and no file system finds it too long."""
+    ending = f"-{seconds:09.3f}s.png" if seconds == seconds else "" if file.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+    while ending and os.path.exists(file.with_name(file.name + ending)):
+        ending += ".png"
+    if len(os.fsencode(file.name)) + len(ending) > 255:
+        ending = f"-{hashlib.sha256(os.fsencode(file.name)).hexdigest()[:8]}{ending}"
+        return os.fsencode(file.name)[:255 - len(ending)].decode("utf-8", "ignore") + ending
+    return file.name + ending
+
+
+def save_image(args, file: Path | str, live: bool, seconds: float, image, table) -> None:
     """Write a copy with boxes and labels: to the file that --save-image names, else into that folder under the picture's own name."""
     from PIL import Image
 
     from fer_book.datasets import write_atomic
     from fer_book.predict import draw_table
 
-    of_video = seconds == seconds
-    target, below = args.save_image, Path(args.source) if Path(args.source).is_dir() else file.parent
-    if of_video and is_file_name(target) and file != WEBCAM:
+    target, file = args.save_image, Path(file)
+    if seconds == seconds and is_file_name(target) and not live:
         raise ValueError(f"{target} is one picture, but {file} has many frames; give --save-image a folder")
     if not is_file_name(target):
-        name = file.relative_to(below)
-        ending = f"-{seconds:09.3f}s.png" if of_video else "" if name.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
-        target /= name.with_name(name.name + ending)
+        below = Path(args.source) if Path(args.source).is_dir() else file.parent
+        target = target / file.parent.relative_to(below) / marked_name(file, seconds)
     if target.exists() and file.exists() and target.samefile(file):
         raise ValueError(f"{target} is the picture itself; give --save-image another place")
     write_atomic(target, lambda path: Image.fromarray(draw_table(image, table)).save(path))
@@ -371,7 +446,10 @@ def bench_predict(args) -> int:
 
         run_id = args.model or claims.best_model(most_parameters=predict.SMALL)
         trained = training.load_model(run_id)
-        table = predict.bench_predict(trained, predict.to_onnx(trained, Path(folder) / "network.onnx"))
+        try:
+            table = predict.bench_predict(trained, predict.to_onnx(trained, Path(folder) / "network.onnx"))
+        except ImportError as problem:
+            raise ValueError(problem) from problem
     show(table.round(2).reset_index(names=run_id))
     print(f"Batches of 64 faces, then one face at a time, on {os.cpu_count()} processors; other load makes it slower.")
     return 0
@@ -420,6 +498,10 @@ def parser() -> argparse.ArgumentParser:
     profile(sub)
     sub.add_argument("--out", metavar="DIR", type=Path, help="build here instead of in _build/")
 
+    sub = command("doctor", "say what this machine and this data folder can run", doctor)
+    sub.add_argument("--quick", action="store_true", help="only what takes a second")
+    sub.add_argument("--json", action="store_true", help="a JSON list of objects on standard output")
+
     sub = command("predict", "find faces in a photo, a folder, a video or the webcam and read their expressions", predict)
     sub.add_argument("source", metavar="PHOTO|FOLDER|VIDEO|webcam", help="what to look at")
     sub.add_argument("--model", metavar="RUN-ID", help="a network of models/, or vad for the best one that answers with valence, arousal and "
@@ -445,6 +527,10 @@ def main(argv: list[str] | None = None) -> int:
     if not hasattr(args, "do"):
         grammar.print_help()
         return 2
+    os.environ |= build.SILENT
+    if sys.warnoptions:  # PYTHONWARNINGS=error would stop at what libraries mutter while they are imported
+        warnings.simplefilter("default")
+        os.environ.pop("PYTHONWARNINGS", None)
     try:
         return args.do(args)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
@@ -453,6 +539,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fer-book: interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as problem:
+        print(f"fer-book: {problem.name} is not installed; `fer-book doctor` says how to get what is missing", file=sys.stderr)
+        return 1
     except (ValueError, OSError, build.BuildError) as problem:
         print(f"fer-book: {problem}", file=sys.stderr)
         return 1

@@ -56,12 +56,14 @@ class DataMissing(DataError):
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, flush it to the disk, then rename it to `path`: whole or not at all.
 
-    `write` gets a temporary path in the same folder, with the same suffix, and must create that file. Parent folders
-    are made. Raises `DataError` naming `path` when the system refuses (full disk, no permission); other errors of
-    `write` pass through. After any failure the temporary file is gone and an older `path` is as it was.
+    `write` gets a temporary path in the same folder, with the same suffix (of up to 30 bytes), and must create that
+    file. Parent folders are made. Raises `DataError` naming `path` when the system refuses (full disk, no permission);
+    other errors of `write` pass through. After any failure the temporary file is gone and an older `path` is as it was.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(6)}.part{path.suffix}")
+    stem = os.fsencode(path.stem)[:80].decode("utf-8", "ignore")  # a file system counts a name's bytes, not its letters
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= 30 else ""
+    beside = path.with_name(f".{stem}.{secrets.token_hex(6)}.part{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(beside)

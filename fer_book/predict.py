@@ -6,20 +6,25 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from . import claims, datasets, metrics
@@ -30,9 +35,9 @@ from .schematic import generate
 from .training import TrainedModel, load_model, predict_split, record
 
 # %% auto #0
-__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'SMALL', 'recall_draws', 'rare_fall_more', 'record_elsewhere', 'read_image', 'crop_faces',
-           'Predictor', 'draw_table', 'frames', 'read_source', 'path_of', 'jitter', 'plot_path', 'to_onnx',
-           'onnx_session', 'bench_predict']
+__all__ = ['MARGIN', 'VIDEO_SUFFIXES', 'Reading', 'SMALL', 'recall_draws', 'rare_fall_more', 'record_elsewhere', 'readable_name',
+           'read_image', 'crop_faces', 'Predictor', 'draw_table', 'is_camera', 'frames', 'read_source', 'read_sources',
+           'path_of', 'jitter', 'plot_path', 'to_onnx', 'onnx_session', 'bench_predict']
 
 # %% ../chapters/30_in_the_wild.ipynb #draws
 def recall_draws(y_true: np.ndarray, y_pred: np.ndarray, subject: np.ndarray, n_classes: int = 7, n_resamples: int = 2000,
@@ -87,6 +92,15 @@ def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = 
     return record(recipe, told["profile"], told["seed"], asked, predictions, Path(out or home / "results"), n_left_out=n_left_out)
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image
+def readable_name(path: str | Path) -> str:
+    """The name of a file for tables and sentences: bytes that are no UTF-8 and control characters are written out, as in `Mu\\xf1oz.jpg`."""
+    def written(c: re.Match) -> str:
+        byte = ord(c[0]) - 0xDC00  # how Python keeps a byte that it cannot read
+        return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else c[0].encode("unicode_escape").decode()
+
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", written, str(path))
+
+
 def _eight_bit(pixels: np.ndarray, where: str) -> np.ndarray:
     """Integers of 8 to 16 bits, or floats 0..1, as uint8."""
     if pixels.dtype.kind == "f":
@@ -109,39 +123,83 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+_T = Image.Transpose
+_TURNS = dict(enumerate((_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.FLIP_TOP_BOTTOM, _T.TRANSPOSE, _T.ROTATE_270, _T.TRANSVERSE, _T.ROTATE_90), start=2))
+"How to move the stored pixels for each EXIF orientation but 1, which is upright."
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation of a picture; None where its header has none, or nothing that can be read."""
+    header = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(header[at:at + size], "big" if header[:2] == b"MM" else "little")
+
+    first = number(4, 4) + 2
+    for entry in range(first, first + 12 * number(first - 2, 2), 12):  # no other entry is read: any of them may be damaged
+        if number(entry, 2) == 0x0112:
+            return number(entry + 8, 2)
+    try:
+        return image.getexif().get(0x0112)  # of a TIFF, or in XMP
+    except Exception:  # a damaged header is no damaged picture
+        return None
+
+
+def _deep(image: Image.Image) -> np.ndarray | None:
+    """The uint16 pixels of a colour picture with 16 bits a channel, of which Pillow drops the lower eight; None for any other picture."""
+    told = str(image.tile[0][3]) if getattr(image, "tile", None) else ""
+    holds_16 = {"PNG": ";16" in told, "TIFF": ";16" in told, "PPM": "65535" in told}
+    if image.mode not in ("RGB", "RGBA", "LA") or not holds_16.get(image.format) or not image.fp or image.tell():
+        return None
+    image.fp.seek(0)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(image.fp.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # a variant that only Pillow reads
+        return None
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != image.size[::-1]:
+        return None
+    return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][:pixels.shape[2]]]
+
+
 def _from_pillow(image: Image.Image, where: str) -> np.ndarray:
     if 0 in image.size:
         raise DataError(f"{where}: a picture of {image.width} x {image.height} pixels shows nothing; give another one")
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _from_array(np.asarray(image), where)
-    return np.asarray(_opaque(image))
+    if image.format == "EPS":
+        raise DataError(f"{where}: a PostScript file is a program to run, not a picture; save it as PNG")
+    deep = _deep(image)
+    image.load()
+    turn = _TURNS.get(_orientation(image))  # asked now, because loading a TIFF turns it
+    if deep is None and (image.mode in ("I", "F") or image.mode.startswith("I;")):
+        deep = np.asarray(image)
+    upright = _opaque(image) if deep is None else Image.fromarray(_from_array(deep, where))
+    return np.asarray(upright if turn is None else upright.transpose(turn))
 
 
 def _from_array(pixels: np.ndarray, where: str) -> np.ndarray:
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)) or 0 in pixels.shape:
         raise DataError(f"{where}: an array of shape {pixels.shape} is no picture; give (H, W), (H, W, 3) RGB or (H, W, 4) RGBA")
-    pixels = _eight_bit(pixels.squeeze(2) if pixels.shape[2:] == (1,) else pixels, where)
-    return np.asarray(_opaque(Image.fromarray(pixels)))
+    parts = [pixels.squeeze(2)] if pixels.shape[2:] == (1,) else [pixels[..., :3], pixels[..., 3:]] if pixels.shape[2:] == (4,) else [pixels]
+    parts = [_eight_bit(part, where) for part in parts]  # full opacity does not say how many bits the colours use
+    return np.asarray(_opaque(Image.fromarray(parts[0] if len(parts) == 1 else np.dstack(parts))))
 
 
 def read_image(source: str | Path | np.ndarray | Image.Image) -> np.ndarray:
     """A picture as upright RGB, uint8 (H, W, 3).
 
     source: a file, a Pillow image, or an array (H, W), (H, W, 3) RGB or (H, W, 4) RGBA of uint8, uint16 or floats 0..1. EXIF orientation is
-    applied, transparency laid over white, more than 8 bits scaled down, and of an animation the first frame is taken. DataError in one
-    sentence for what is no readable picture.
+    applied where its header can be read, transparency laid over white, more than 8 bits scaled down, and of an animation the first frame is
+    taken. DataError in one sentence for what is no readable picture. Threads may share it.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, "image")
     opened = isinstance(source, Image.Image)
     if not opened and not isinstance(source, (str, os.PathLike)):
         raise DataError(f"a picture is a file's path, an array or a Pillow image, not {type(source).__name__}")
-    where = "image" if opened else str(source)
+    where = "image" if opened else readable_name(source)
     if not opened and not Path(source).is_file():
         raise DataError(f"{where}: " + ("this is a folder; give one picture" if Path(source).is_dir() else "there is no such file; check the path"))
     try:
-        with warnings.catch_warnings(action="ignore"), nullcontext(source) if opened else Image.open(source) as image:
+        with nullcontext(source) if opened else Image.open(source) as image:
             return _from_pillow(image, where)
     except DataError:
         raise
@@ -156,7 +214,12 @@ MARGIN = 1.03  # side of a FER-2013 face over side of the detector's box
 
 
 def crop_faces(image: np.ndarray, boxes: np.ndarray, size: int = 48, margin: float = MARGIN) -> np.ndarray:
-    """Square faces (N, size, size, 3) uint8 from RGB (H, W, 3): boxes (N, 4) widened to `margin` times their side, edge pixels repeated outside."""
+    """Square faces (N, size, size, 3) uint8 from RGB (H, W, 3): boxes (N, 4) widened to `margin` times their side, edge pixels repeated outside.
+
+    ValueError for boxes of another shape.
+    """
+    if np.ndim(boxes) != 2 or np.shape(boxes)[1] != 4:
+        raise ValueError(f"boxes have the shape {np.shape(boxes)}; give (N, 4): x, y, width and height of each face")
     faces = np.empty((len(boxes), size, size, 3), np.uint8)
     for i, (x, y, w, h) in enumerate(boxes):
         side = max(1, round(margin * max(w, h)))
@@ -170,10 +233,13 @@ def crop_faces(image: np.ndarray, boxes: np.ndarray, size: int = 48, margin: flo
     return faces
 
 # %% ../chapters/30_in_the_wild.ipynb #predictor
+os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))  # torch's other threads do not live in a child, it would wait for them
+
+
 class Predictor:
     """Reads the expression of every face in a picture: `Predictor()(image)` returns a table.
 
-    model: a run id, a trained network, or "emotion" or "vad" for the best of `models/` (`claims.best_model`); None is "emotion". detect=False takes each picture as one face, its centred square.
+    Threads may share one, and a forked child may go on using it, with one thread. model: a run id, a trained network, or "emotion" or "vad" for the best of `models/` (`claims.best_model`); None is "emotion". detect=False takes each picture as one face, its centred square.
     """
 
     def __init__(self, model: str | TrainedModel | None = None, detect: bool = True):
@@ -210,11 +276,16 @@ class Predictor:
         return pd.concat([table, self.classify(faces)], axis=1)
 
     def classify(self, faces: np.ndarray) -> pd.DataFrame:
-        """`emotion` and p_<class>, or the dimensions, of cropped RGB faces (N, S, S, 3)."""
+        """`emotion` and p_<class>, or the dimensions, of cropped RGB faces (N, S, S, 3).
+
+        ValueError when the network gives more or fewer answers than it has classes or dimensions.
+        """
         outputs, classes = self.trained.recipe.outputs, self.trained.classes
         if self.trained.in_channels == 1:
             faces = np.array([grey(face) for face in faces], np.uint8).reshape(faces.shape[:3])
         y = self.trained(faces) if len(faces) else np.empty((0, len(outputs or classes)), np.float32)
+        if y.shape[1] != len(outputs or classes):
+            raise ValueError(f"the network gives {y.shape[1]} answers, but names {len(outputs or classes)} ({', '.join(outputs or classes)}); name each answer once")
         if outputs:
             return pd.DataFrame(y, columns=list(outputs))
         told = pd.DataFrame(y, columns=[f"p_{c}" for c in classes])
@@ -244,20 +315,79 @@ def draw_table(image: np.ndarray, table: pd.DataFrame) -> np.ndarray:
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv", ".3gp", ".flv", ".mts", ".ts")
 
 
-def frames(source: str | Path, every: float = 0.5) -> Iterator[tuple[float, np.ndarray]]:
-    """Time in seconds and RGB (H, W, 3) of a frame about every `every` seconds of a video file, or of the camera for "webcam".
+def is_camera(source: str | Path) -> bool:
+    """Whether `source` means the camera: the bare word webcam, as text, and no file or folder of that name is here."""
+    return source == "webcam" and not os.path.lexists(source)
 
-    DataError when the file has no frame that can be read, or no camera answers.
+
+_FFMPEG = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_ALONE = ("protocol_whitelist;file|format_whitelist;mov,avi,matroska,mpeg,mpegts,mpegvideo,asf,ogg,flv,m4v,h264,hevc,av1,obu,ivf,dv,mxf,mjpeg,"
+          "rm,nut,gif")
+_opening = Lock()
+
+
+def _open_film(path: Path) -> cv2.VideoCapture:
+    """A video file, opened under its whole name and alone: no address is taken from the name, no list of addresses or files in it is followed."""
+    with _opening:
+        theirs = os.environ.get(_FFMPEG)
+        os.environ[_FFMPEG] = "|".join(filter(None, (theirs, _ALONE)))
+        try:
+            return cv2.VideoCapture(os.fsencode(path.absolute()), cv2.CAP_FFMPEG)
+        finally:
+            os.environ.pop(_FFMPEG)
+            if theirs is not None:
+                os.environ[_FFMPEG] = theirs
+
+
+def _film_times(film: cv2.VideoCapture, name: str) -> Iterator[float]:
+    """Grab frame after frame of a film and tell its time in seconds, each later than the one before.
+
+    A time that stands still, goes back or is no number is replaced by the frame's number over the rate, with a warning; so is the end
+    of a film that breaks off before the time that its header announces.
+    """
+    told = film.get(cv2.CAP_PROP_FPS)
+    rate = told if 0 < told < 1000 else 25.0
+    last, shift, counted = -math.inf, 0.0, False
+    while film.grab():
+        at = film.get(cv2.CAP_PROP_POS_MSEC) / 1000 + shift
+        if last == -math.inf:
+            at = at if math.isfinite(at) else 0.0
+        elif not last < at < math.inf:
+            if not counted:
+                warnings.warn(f"{name}: the times of its frames do not go forward; from {last:.2f} s on frames are counted at {rate:g} per second"
+                              + ("" if rate == told else ", for the file names no rate"))
+                counted = True
+            if last - at >= 1:  # not one frame out of order: the clock was set back
+                shift += last + 1 / rate - at
+            at = last + 1 / rate
+        last = at
+        yield at
+    announced = film.get(cv2.CAP_PROP_FRAME_COUNT) / rate
+    missing = announced - last - 1 / rate
+    if not counted and rate == told and announced < 1e6 and max(0.05 * announced, 1.5 / rate) < missing < math.inf:
+        warnings.warn(f"{name}: it ends after {last + 1 / rate:.1f} s, but announces {announced:.1f} s; it may be cut short")
+
+
+def _camera_times(camera: cv2.VideoCapture) -> Iterator[float]:
+    start = time.monotonic()
+    while camera.grab():
+        yield time.monotonic() - start
+
+
+def frames(source: str | Path, every: float = 0.5) -> Iterator[tuple[float, np.ndarray]]:
+    """Time in seconds and RGB (H, W, 3) of a frame about every `every` seconds of a video file, or of the camera for "webcam" (`is_camera`).
+
+    The times grow; where those of the file do not, frames are counted, and a warning says so, as it does of a file that ends early. Only this one file is opened, whatever its
+    name or content says. DataError when it has no frame that can be read, or no camera answers.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    camera = str(source) == "webcam"
+    camera, name = is_camera(source), readable_name(source)
     if not camera and not Path(source).is_file():
-        raise DataError(f"{source}: there is no such file; check the path")
-    film, start, due = cv2.VideoCapture(0 if camera else str(source)), time.monotonic(), 0.0
+        raise DataError(f"{name}: there is no such file; check the path")
+    film, due = cv2.VideoCapture(0) if camera else _open_film(Path(source)), -math.inf
     try:
-        while film.grab():
-            at = time.monotonic() - start if camera else film.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        for at in _camera_times(film) if camera else _film_times(film, name):
             if at + 1e-3 >= due:
                 read, frame = film.retrieve()
                 if read:
@@ -265,19 +395,68 @@ def frames(source: str | Path, every: float = 0.5) -> Iterator[tuple[float, np.n
                     due = at + every
     finally:
         film.release()
-    if not due:
+    if due == -math.inf:
         raise DataError("webcam: no camera answers; connect one, or give a photo, a folder or a video" if camera else
-                        f"{source}: no frame of this video can be read; replace or remove it")
+                        f"{name}: no frame of this video can be read; replace or remove it")
 
 
-def read_source(predictor: Predictor, source: str | Path, every: float = 0.5) -> Iterator[tuple[float, np.ndarray, pd.DataFrame]]:
+Reading = tuple[float, np.ndarray, pd.DataFrame]
+
+
+def _look(predictor: Predictor, at: float, picture: str | Path | np.ndarray) -> Reading:
+    image = picture if isinstance(picture, np.ndarray) else read_image(picture)
+    return at, image, predictor.read(image)
+
+
+def _looks(predictor: Predictor, source: str | Path, every: float) -> Iterator[Callable[[], Reading]]:
+    """The pictures of a source, each as a function that reads it."""
+    if is_camera(source) or Path(source).suffix.lower() in VIDEO_SUFFIXES:
+        return (partial(_look, predictor, at, image) for at, image in frames(source, every))
+    return iter([partial(_look, predictor, math.nan, source)])
+
+
+def read_source(predictor: Predictor, source: str | Path, every: float = 0.5) -> Iterator[Reading]:
     """Time in seconds (NaN for a picture), RGB image and table of a picture, or of each sampled frame of a video or "webcam"."""
-    if str(source) == "webcam" or Path(source).suffix.lower() in VIDEO_SUFFIXES:
-        for at, image in frames(source, every):
-            yield at, image, predictor.read(image)
-    else:
-        image = read_image(source)
-        yield math.nan, image, predictor.read(image)
+    return (look() for look in _looks(predictor, source, every))
+
+
+# %% ../chapters/30_in_the_wild.ipynb #read-sources
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Meanwhile torch and OpenCV compute in the thread that calls them and in no other."""
+    of_torch, of_opencv = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(of_torch)
+        cv2.setNumThreads(of_opencv)
+
+
+def read_sources(predictor: Predictor, sources: Iterable[str | Path], every: float = 0.5) -> Iterator[tuple[str | Path, Future[Reading]]]:
+    """Source and reading of every picture and sampled frame, in order, `torch.get_num_threads()` of them computed at once.
+
+    A reading's `result()` is what `read_source` yields, or raises the DataError of a source that cannot be read; the others go on. As many
+    pictures again wait for you, none for the camera. Until the end or `close()`, torch and OpenCV use one thread a picture in this process.
+    """
+    at_once, waiting = torch.get_num_threads(), deque()
+    with _one_thread(), ThreadPoolExecutor(at_once) as pool:
+        for source in sources:
+            looks = _looks(predictor, source, every)
+            while True:
+                try:
+                    reading = pool.submit(next(looks))
+                except StopIteration:
+                    break
+                except DataError as problem:
+                    reading = Future()
+                    reading.set_exception(problem)
+                waiting.append((source, reading))
+                while len(waiting) > (0 if is_camera(source) else at_once):
+                    yield waiting.popleft()
+        yield from waiting
+
 
 # %% ../chapters/30_in_the_wild.ipynb #path
 def path_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -323,6 +502,16 @@ SMALL = 5e6
 "Parameters of a network that the book calls small."
 
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else importing ONNX Runtime marks this machine with an id and looks for its maker's server
+
+
+def _need(*packages: str) -> None:
+    """ModuleNotFoundError that says what to install when one of the packages of the extra `onnx` is not there."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ModuleNotFoundError(f"ONNX needs {' and '.join(missing)}, not installed here; pip install \"fer_book[onnx]\"", name=missing[0])
+
+
 class _Whole(nn.Module):
     """A trained network from grey levels to its answer, as one module: (N, C, S, S) uint8 -> (N, K) float32."""
 
@@ -337,8 +526,9 @@ class _Whole(nn.Module):
 def to_onnx(trained: TrainedModel, path: str | Path) -> Path:
     """Write a trained network as one ONNX file: input `faces` uint8 (N, C, S, S), output `answers` float32 (N, K) as `trained` gives them.
 
-    S is the recipe's size; N is free.
+    S is the recipe's size; N is free. ModuleNotFoundError without the extra `onnx`.
     """
+    _need("onnx", "onnxscript")
     size, whole = trained.recipe.size, _Whole(trained).eval()
     example = torch.zeros(2, trained.in_channels, size, size, dtype=torch.uint8, device=next(trained.model.parameters()).device)
     with warnings.catch_warnings(action="ignore"):
@@ -348,9 +538,14 @@ def to_onnx(trained: TrainedModel, path: str | Path) -> Path:
 
 
 def onnx_session(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from uint8 faces (N, C, S, S) to answers (N, K) that runs an ONNX file with ONNX Runtime on the CPU."""
+    """A function from uint8 faces (N, C, S, S) to answers (N, K) that runs an ONNX file with ONNX Runtime on the CPU.
+
+    It calls nobody: the telemetry is off. ModuleNotFoundError without the extra `onnx`.
+    """
+    _need("onnxruntime")
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # for one that was imported before this module
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda faces: session.run(None, {"faces": faces})[0]
 

@@ -162,7 +162,7 @@ class Recipe:
 def modules() -> list[str]:
     """The names of the chapters' modules: `fer_book.training` and its like."""
     names = (name for _, name, _ in pkgutil.iter_modules(fer_book.__path__))
-    return [f"fer_book.{name}" for name in names if name not in ("_modidx", "cli", "build")]
+    return [f"fer_book.{name}" for name in names if name not in ("_modidx", "cli", "build", "doctor")]
 
 
 def recipes() -> dict[str, Recipe]:

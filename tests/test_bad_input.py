@@ -278,6 +278,7 @@ CASES = [
     ("a text for a picture", lambda t: predict.read_image(text_named_jpg(t) / "train/happy/b.jpg"), r"b.jpg: not a readable picture .*; replace or remove it"),
     ("an array that is no picture", lambda t: predict.read_image(np.zeros((2, 3, 4, 5))), r"shape \(2, 3, 4, 5\) is no picture; give \(H, W\)"),
     ("an array without pixels", lambda t: predict.read_image(np.zeros((0, 7), np.uint8)), r"shape \(0, 7\) is no picture"),
+    ("one box without a list", lambda t: predict.crop_faces(np.zeros((9, 9, 3), np.uint8), np.zeros(4, int)), r"boxes have the shape \(4,\); give \(N, 4\)"),
     ("floats beyond 1", lambda t: predict.read_image(np.full((4, 4), 255.0)), r"pixels that are floats must lie between 0 and 1"),
     ("pixels below 0", lambda t: predict.read_image(np.full((4, 4), -1)), r"give uint8, uint16 or floats between 0 and 1"),
     ("a video without frames", lambda t: ((t / "a.mp4").write_text("no film"), list(predict.frames(t / "a.mp4"))), r"a.mp4: no frame of this video can be read"),

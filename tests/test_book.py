@@ -14,7 +14,7 @@ import yaml
 from conftest import CHAPTERS, ROOT
 from packaging.requirements import Requirement
 
-HAND_WRITTEN = {"__init__", "_modidx", "build", "cli"}
+HAND_WRITTEN = {"__init__", "_modidx", "build", "cli", "doctor"}
 MODULES = sorted(p.stem for p in (ROOT / "fer_book").glob("*.py") if p.stem not in HAND_WRITTEN)
 by_name = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 
@@ -82,7 +82,7 @@ def test_module_imports_only_earlier_chapters(module):
             imported |= {node.module} if node.module else {a.name for a in node.names}
     late = {name for name in imported & set(MODULES) if born_in()[name] >= chapter}
     assert not late, f"{module} (chapter {chapter}) imports {late}, which a reader does not know yet"
-    assert not imported & {"build", "cli"}
+    assert not imported & {"build", "cli", "doctor"}
 
 
 def cpu_seconds(code: str, compiled) -> float:

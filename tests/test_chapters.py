@@ -44,6 +44,11 @@ def small_book(folder, source: str):
     write(notebook, folder / "chapters" / "01_only.ipynb")
 
 
+def outputs(notebook) -> list[dict]:
+    """Everything that the cells of an executed notebook put out."""
+    return [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
+
+
 def test_a_failing_cell_fails_the_build(tmp_path, monkeypatch):
     small_book(tmp_path, "1 / 0")
     monkeypatch.setenv("FER_BOOK_HOME", str(tmp_path))
