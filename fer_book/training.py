@@ -50,7 +50,7 @@ from torch import Tensor, nn
 import fer_book
 from . import datasets
 from .datasets import DataError, FaceTable, project_home
-from .emotions import VAD, FER2013_EMOTIONS, NORMS, VOTE_COLUMNS, votes_to_vad
+from .emotions import VAD, NORMS, VOTE_COLUMNS, votes_to_vad
 
 # %% auto #0
 __all__ = ['SMOKE', 'RECIPES', 'Recipe', 'modules', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'cutout', 'as_tensor',
@@ -626,7 +626,7 @@ def sweep(folder: Path, age: float = 86_400.0) -> None:
                 path.unlink()
 
 
-# files of `datasets.write_atomic`, folders of `write_run`, and these as they were called before
+# files of `datasets.write_atomic`; folders of `write_run`, those of older versions of it too
 _LEFT = re.compile(r"\..+\.[0-9a-f]{12}\.part(\.\w+)?|\..+-(smoke|cpu|gpu)-s-?\d+-[0-9a-f]{8}-[a-z0-9_]{8}")
 
 
