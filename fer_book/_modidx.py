@@ -704,6 +704,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fer_book.training.bench': ('training.html#bench', 'fer_book/training.py'),
                                    'fer_book.training.body_and_head': ('training.html#body_and_head', 'fer_book/training.py'),
                                    'fer_book.training.build_model': ('training.html#build_model', 'fer_book/training.py'),
+                                   'fer_book.training.check_identity': ('training.html#check_identity', 'fer_book/training.py'),
                                    'fer_book.training.cutout': ('training.html#cutout', 'fer_book/training.py'),
                                    'fer_book.training.describe_data': ('training.html#describe_data', 'fer_book/training.py'),
                                    'fer_book.training.describe_run': ('training.html#describe_run', 'fer_book/training.py'),

@@ -50,19 +50,19 @@ from torch import Tensor, nn
 import fer_book
 from . import datasets
 from .datasets import DataError, FaceTable, project_home
-from .emotions import VAD, FER2013_EMOTIONS, NORMS, VOTE_COLUMNS, votes_to_vad
+from .emotions import VAD, NORMS, VOTE_COLUMNS, votes_to_vad
 
 # %% auto #0
 __all__ = ['SMOKE', 'RECIPES', 'Recipe', 'modules', 'recipes', 'find_recipe', 'PixelRegression', 'augment', 'cutout', 'as_tensor',
            'normalise', 'FaceBatches', 'soft_targets', 'dimensional_targets', 'distil', 'focal_loss', 'l2_l1_loss',
            'loss_function', 'Autocast', 'precision', 'precision_callbacks', 'save_checkpoint', 'read_checkpoint',
-           'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'StepSchedule', 'FrozenBody', 'RecordEpoch',
-           'meaning', 'sweep', 'kept', 'remembered', 'MapBatches', 'network_class', 'build_model', 'outputs_along',
-           'label_accuracy', 'squared_error', 'body_and_head', 'group_lrs', 'make_learner', 'schedule_callback',
-           'TrainedModel', 'load_model', 'file_sha256', 'recorded_sha256', 'read_trained', 'trained_file', 'run_of',
-           'start_from', 'Fit', 'thin', 'epoch_line', 'usable', 'fit', 'other_networks', 'resume', 'predict_split',
-           'runs_home', 'source_commit', 'versions', 'describe_data', 'describe_run', 'read_record', 'find_record',
-           'write_run', 'record', 'publish', 'bench']
+           'check_identity', 'load_checkpoint', 'EpochSeed', 'plateau_lr', 'PlateauSchedule', 'StepSchedule',
+           'FrozenBody', 'RecordEpoch', 'meaning', 'sweep', 'kept', 'remembered', 'MapBatches', 'network_class',
+           'build_model', 'outputs_along', 'label_accuracy', 'squared_error', 'body_and_head', 'group_lrs',
+           'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'file_sha256', 'recorded_sha256',
+           'read_trained', 'trained_file', 'run_of', 'start_from', 'Fit', 'thin', 'epoch_line', 'usable', 'fit',
+           'other_networks', 'resume', 'predict_split', 'runs_home', 'source_commit', 'versions', 'describe_data',
+           'describe_run', 'read_record', 'find_record', 'write_run', 'record', 'publish', 'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -293,7 +293,7 @@ def soft_targets(faces: FaceTable, crowd_share: float = 0.0, label_smoothing: fl
         raise ValueError(f"{faces.name}: row {row} has no emotion label; leave such rows out before training.")
     targets = np.eye(len(faces.classes))[labels]
     if crowd_share and faces.has_votes:
-        votes = faces.frame.reindex(columns=[c if c in VOTE_COLUMNS else "" for c in faces.classes]).fillna(0).to_numpy(float)
+        votes = np.column_stack([faces.frame[c] if c in VOTE_COLUMNS else np.zeros(len(faces)) for c in faces.classes])
         known = votes.sum(1, keepdims=True) > 0
         shares = votes / np.where(known, votes.sum(1, keepdims=True), 1)
         targets = np.where(known, (1 - crowd_share) * targets + crowd_share * shares, targets)
@@ -402,7 +402,7 @@ def save_checkpoint(path: Path, learn: Learner, header: dict, best: dict[str, Te
 
 
 def read_checkpoint(path: Path, advice: str = "delete it to start the run again") -> tuple[dict, dict[str, Tensor]]:
-    """Header and tensors of a checkpoint or a network's file; ValueError with `advice` when it is damaged or another kind of file."""
+    """Header and tensors of a checkpoint or a network's file; ValueError with `advice` when it is damaged or neither."""
     try:
         with safe_open(path, "pt") as f:
             header, tensors = json.loads((f.metadata() or {})["header"]), {k: f.get_tensor(k) for k in f.keys()}
@@ -414,15 +414,18 @@ def read_checkpoint(path: Path, advice: str = "delete it to start the run again"
     return header, tensors
 
 
-def load_checkpoint(path: Path, learn: Learner, identity: dict) -> tuple[list[dict], dict[str, Tensor]]:
-    """Restore `learn` from `path` and return (history, best weights).
-
-    ValueError when the file belongs to another recipe, seed or data set than `identity` says.
-    """
-    header, tensors = read_checkpoint(path)
+def check_identity(path: Path, header: dict, identity: dict) -> None:
+    """ValueError when the checkpoint at `path` belongs to another recipe, seed or data set than `identity` says."""
     for key, value in identity.items():
         if header.get(key) != value:
-            raise ValueError(f"{path} was written for {key} {header.get(key)}, not {value}; delete it or train the run it belongs to.")
+            raise ValueError(f"{path} was written for {key} {header.get(key)}, not {value}; "
+                             "delete it or train the run it belongs to.")
+
+
+def load_checkpoint(path: Path, learn: Learner, identity: dict) -> tuple[list[dict], dict[str, Tensor]]:
+    """Restore `learn` from `path` and return (history, best weights); ValueError for a damaged file or another run's."""
+    header, tensors = read_checkpoint(path)
+    check_identity(path, header, identity)
     part = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     try:
         learn.model.load_state_dict(part("model."))
@@ -584,7 +587,7 @@ def _globals(code: CodeType) -> set[str]:
 
 
 def _forward(network: type[nn.Module]) -> list[FunctionType]:
-    """The methods that a network's forward pass may use; an instance's own `forward` covers them only for a while (`remembered`)."""
+    """The methods that a forward pass may use. An instance's own `forward` does not count: see `remembered`."""
     found, names = {}, ["forward"]
     while names:
         method = getattr(network, name := names.pop(), None)
@@ -623,7 +626,7 @@ def sweep(folder: Path, age: float = 86_400.0) -> None:
                 path.unlink()
 
 
-# files of `datasets.write_atomic`, folders of `write_run`, and these as they were called before
+# files of `datasets.write_atomic`; folders of `write_run`, those of older versions of it too
 _LEFT = re.compile(r"\..+\.[0-9a-f]{12}\.part(\.\w+)?|\..+-(smoke|cpu|gpu)-s-?\d+-[0-9a-f]{8}-[a-z0-9_]{8}")
 
 
@@ -739,7 +742,10 @@ def _is_plain(value: object) -> bool:
 
 
 def build_model(recipe: Recipe, n_outputs: int, in_channels: int = 1) -> nn.Module:
-    """The network that `recipe` names, fresh: nothing is read or fetched. ValueError unless it and its settings are this book's."""
+    """The network that `recipe` names, fresh: nothing is read or fetched.
+
+    ValueError unless it is a network of this book, with settings that its signature names and that are plain.
+    """
     network = network_class(recipe)
     for name, value in recipe.model_args.items():
         if not _is_plain(value):
@@ -748,7 +754,8 @@ def build_model(recipe: Recipe, n_outputs: int, in_channels: int = 1) -> nn.Modu
     try:
         return network(**settings)
     except TypeError as error:  # a name that no signature on the way to the layers has
-        raise ValueError(f"Recipe {recipe.name}: {recipe.model} cannot be made with {', '.join(settings)} ({error}).") from error
+        raise ValueError(f"Recipe {recipe.name}: {recipe.model} cannot be made with {', '.join(settings)} "
+                         f"({error}).") from error
 
 
 def outputs_along(recipe: Recipe, n_outputs: int, in_channels: int = 1) -> dict[str, int]:
@@ -820,7 +827,8 @@ def make_learner(recipe: Recipe, train: FaceTable, valid: FaceTable, device: tor
     if recipe.views and not recipe.freeze:
         raise ValueError(f"Recipe {recipe.name}: views are of a frozen body; set freeze as well.")
     if recipe.views:
-        augmentation = f"{recipe.flip} {recipe.rotate} {recipe.scale} {recipe.shift} {recipe.cutout} {meaning([augment, cutout])}"
+        augmentation = f"{recipe.flip} {recipe.rotate} {recipe.scale} {recipe.shift} {recipe.cutout}"
+        augmentation += meaning([augment, cutout])
         batches = [MapBatches(batches[0].to(device), model.body, recipe.views, augmentation), MapBatches(batches[1].to(device), model.body)]
     groups = body_and_head(model)
     optimizer = {"adam": Adam, "sgd": partial(SGD, mom=0.9)}[recipe.optimizer]
@@ -942,13 +950,14 @@ def _told(header: dict) -> Recipe:
     network_class(recipe)
     if missing := [name for name in ("classes", "mean", "sd", "in_channels") if name not in header]:
         raise ValueError(f"its header does not say {missing[0]}")
-    classes, mean, sd = (value if isinstance(value := header[name], list) else [value] for name in ("classes", "mean", "sd"))
+    classes, mean, sd = (v if isinstance(v := header[name], list) else [v] for name in ("classes", "mean", "sd"))
     number = lambda value: type(value) in (int, float) and math.isfinite(value)
     fine = {
         "settings": isinstance(recipe.model_args, dict) and recipe.target in ("emotion", "va", "vad"),
         "size": type(recipe.size) is int and 1 <= recipe.size <= 1024,
         "in_channels": header["in_channels"] in (1, 3),
-        "classes": 2 <= len(set(map(str, classes))) == len(classes) <= 1000 and all(isinstance(c, str) and c.strip() for c in classes),
+        "classes": 2 <= len(set(map(str, classes))) == len(classes) <= 1000
+        and all(isinstance(c, str) and c.strip() for c in classes),
         "mean": len(mean) in (1, 3) and all(map(number, mean)),
         "sd": len(sd) in (1, 3) and all(number(v) and v > 0 for v in sd),
     }
@@ -958,25 +967,26 @@ def _told(header: dict) -> Recipe:
 
 
 def trained_file(name: str, profile: str, seed: int, folders: Iterable[Path], data: str = "") -> Path:
-    """The network that recipe `name` gave under `profile` with `seed`: in `.run/` or `models/` of the first of `folders` that has it.
+    """The network that recipe `name` gave under `profile` with `seed`: in `.run/` or `models/` of the first of `folders`.
 
     With `data`, a fingerprint, one that learned from the same data comes before all others, and else the shipped one, with
     a warning. ValueError with the command that makes it when there is none.
     """
     run_id, found = find_recipe(name).at(profile).run_id(profile, seed), []
+    command = f"`fer-book train {name} --profile {profile} --seed {seed}`"
     for folder in folders:
         ours = [*folder.glob(f".run/{run_id}*/model.safetensors"), *folder.glob(f"models/{run_id}*.safetensors")]
         newest_first = sorted(ours, key=lambda path: path.stat().st_mtime, reverse=True)
         found += [path for path in newest_first if re.fullmatch(r"(-d[0-9a-f]{6})?", run_of(path).removeprefix(run_id))]
     if not found:
-        raise ValueError(f"There is no trained network of {name}: run `fer-book train {name} --profile {profile} --seed {seed}` first.")
+        raise ValueError(f"There is no trained network of {name}: run {command} first.")
     if not data:
         return found[0]
     if same := [path for path in found if _learned_from(path, data)]:
         return same[0]
     other = min(found, key=lambda path: run_of(path) != run_id)
-    warnings.warn(f"{run_of(other)} was trained on another copy of the data than this run: `fer-book train {name} --profile {profile} "
-                  f"--seed {seed}` trains it on yours.", stacklevel=2)
+    warnings.warn(f"{run_of(other)} was trained on another copy of the data than this run: "
+                  f"{command} trains it on yours.", stacklevel=2)
     return other
 
 
@@ -1007,7 +1017,8 @@ def start_from(model: nn.Module, path: Path, outputs: tuple[str, ...] = ()) -> l
     start, state, copied = read_trained(path), model.state_dict(), []
     theirs = start.recipe.outputs or start.classes
     along = outputs_along(start.recipe, len(theirs), start.in_channels) if outputs else {}
-    here, there = [outputs.index(name) for name in theirs if name in outputs], [i for i, name in enumerate(theirs) if name in outputs]
+    here = [outputs.index(name) for name in theirs if name in outputs]
+    there = [i for i, name in enumerate(theirs) if name in outputs]
     for name, value in start.model.state_dict().items():
         if name not in state:
             continue
@@ -1057,22 +1068,18 @@ def usable(recipe: Recipe, faces: FaceTable) -> FaceTable:
     """
     if not recipe.outputs:
         faces = faces.labelled
-    elif not faces.has_votes and not len(faces.labelled):
-        raise ValueError(f"{faces.name}: {recipe.name} learns {', '.join(recipe.outputs)} from FER+ votes or from labels, and this table "
-                         "has neither; put fer2013new.csv beside fer2013.csv, or use fer2013.parquet.")
-    split, wanted = faces.frame["split"], " or ".join(recipe.train_splits)
-    if not split.isin(recipe.train_splits).any():
-        raise ValueError(f"{faces.name}: no face of the split {wanted} has what {recipe.name} learns; add labelled faces there.")
-    if not (split == "valid").any():
+    known = dimensional_targets(faces, recipe).isfinite().all(1).numpy() if recipe.outputs else np.ones(len(faces), bool)
+    parts = {" or ".join(recipe.train_splits): list(recipe.train_splits)}
+    if (faces.frame["split"] == "valid").any() or not faces.frame["split"].isin(recipe.train_splits).any():
+        parts["valid"] = ["valid"]
+    else:
         faces = datasets.with_splits(faces)
-    train, valid = faces[faces.frame["split"].isin(recipe.train_splits).to_numpy()], faces.split("valid")
-    if recipe.outputs:
-        parts = {wanted: train, "valid": valid}
-        for name, n in ((k, int(dimensional_targets(part, recipe).isfinite().all(1).sum())) for k, part in parts.items()):
-            if n < 2:
-                raise ValueError(f"{faces.name}: {n} faces of the split {name} have what {recipe.name} learns; add faces there.")
-    elif (kinds := train.frame["emotion"].unique()).size < 2:
-        raise ValueError(f"{faces.name}: the {len(train)} faces to train on are all {train.classes[kinds[0]]}; add faces of other classes.")
+    for name, splits in parts.items():
+        if (n := int(known[faces.frame["split"].isin(splits).to_numpy()].sum())) < 2:
+            raise ValueError(f"{faces.name}: {n} faces of the split {name} have what {recipe.name} learns; add such faces there.")
+    kinds = faces.frame["emotion"][faces.frame["split"].isin(recipe.train_splits)].unique()
+    if not recipe.outputs and len(kinds) < 2:
+        raise ValueError(f"{faces.name}: all faces to train on are of the class {faces.classes[kinds[0]]}; add faces of others.")
     return faces
 
 
@@ -1082,10 +1089,10 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     """Train `recipe` under `profile` and record the run in `out`/<run-id>; resume it when a checkpoint is there.
 
     `faces` defaults to the recipe's data set; the embedded faces stand in only under `smoke`. `out` defaults to `results/`.
-    A run of the same settings, seed and data that is recorded in `out` already is not trained again: another `out` does that.
+    A run of the same settings, seed and data that `out` holds already is not trained again: another `out` does that.
     `budget` is in seconds: training stops after the epoch that leaves no time for another one, and the next call goes on from there.
-    `report` gets each epoch's history row. ValueError for a checkpoint of another run, an unknown profile or faces that cannot be
-    learned from.
+    `report` gets each epoch's history row. ValueError for a checkpoint of another run, an unknown profile, or faces that
+    cannot be learned from.
     """
     recipe, home, started = recipe.at(profile), runs_home(), time.monotonic()
     if faces is None:
@@ -1093,7 +1100,8 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     given, faces = len(faces), usable(recipe, faces)
     out = Path(out) if out is not None else home / "results"
     if known := find_record(recipe, profile, seed, faces.fingerprint, out):
-        print(f"{known} is recorded in {out} already, so nothing was trained; give another folder (--out DIR) to train it anew.", flush=True)
+        print(f"{known} is recorded in {out} already, so nothing was trained; "
+              "give another folder (--out DIR) to train it anew.", flush=True)
         return Fit(known, out / known, True, pd.read_csv(out / known / "history.csv"), recorded=True)
     run_id, source = recipe.run_id(profile, seed, faces.fingerprint), source_commit()
     work = (home if out == home / "results" else out) / ".run" / run_id
@@ -1105,11 +1113,13 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
     learn = make_learner(recipe, train, valid, device, **others)
-    told = {f"{use}_sha256": file_sha256(path) for use, path in others.items()} | {f"{use}_run": run_of(path) for use, path in others.items()}
-    identity = {"recipe": recipe.hash, "seed": seed, "data": learn.dls.train.fingerprint} | {use: told[f"{use}_sha256"] for use in others}
+    told = {f"{use}_{what}": tell(path) for use, path in others.items() for what, tell in (("sha256", file_sha256), ("run", run_of))}
+    identity = {"recipe": recipe.hash, "seed": seed, "data": learn.dls.train.fingerprint}
+    identity |= {use: told[f"{use}_sha256"] for use in others}
     work.mkdir(parents=True, exist_ok=True)
     history, best = resume(work, recipe.run_id(profile, seed), learn, identity)
-    record = RecordEpoch(work / "checkpoint.safetensors", identity, history, best, recipe, None if budget is None else started + budget, report)
+    deadline = None if budget is None else started + budget
+    record = RecordEpoch(work / "checkpoint.safetensors", identity, history, best, recipe, deadline, report)
     if len(history) < recipe.epochs:
         learn.fit(recipe.epochs, start_epoch=len(history), cbs=[EpochSeed(seed), record, *schedule_callback(recipe, learn, history)])
     done = Fit(run_id, out / run_id, len(history) >= recipe.epochs, pd.DataFrame(history))
@@ -1117,15 +1127,17 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
         return done
     if best:
         learn.model.load_state_dict(best)
-    trained = TrainedModel(learn.model, recipe, faces.classes, learn.dls.train.mean, learn.dls.train.sd, learn.dls.train.images.shape[1])
+    seen = learn.dls.train
+    trained = TrainedModel(learn.model, recipe, faces.classes, seen.mean, seen.sd, seen.images.shape[1])
     parts = {"n_valid": valid, "n_test": thin(faces.split("test"), recipe.max_faces)}
     leaks = faces.frame["row"].to_numpy()[datasets.leaked(faces)]
     with remembered(trained.model.body) if recipe.views else nullcontext():
-        predictions = pd.concat([predict_split(trained, part, leaks) for part in parts.values() if len(part)], ignore_index=True)
+        answers = [predict_split(trained, part, leaks) for part in parts.values() if len(part)]
     sizes = {"n_train": len(train), **{name: len(part) for name, part in parts.items()}, "n_left_out": given - len(faces)}
     told["model_sha256"] = trained.save(work / "model.safetensors")
     told["n_parameters"] = sum(p.numel() for p in learn.model.parameters())
-    write_run(done, describe_run(done, recipe, profile, seed, faces, sizes, device) | source | told, predictions)
+    description = describe_run(done, recipe, profile, seed, faces, sizes, device) | source | told
+    write_run(done, description, pd.concat(answers, ignore_index=True))
     for folder in work.parent.iterdir():
         sweep(folder)
     return done
@@ -1135,21 +1147,23 @@ def other_networks(recipe: Recipe, profile: str, seed: int, folders: Iterable[Pa
     """The files of the networks that `recipe` starts from and is taught by, as "start" and "teacher"."""
     seeds = {"start": seed if recipe.start_seed is None else recipe.start_seed, "teacher": 0}
     named = {use: name for use in seeds if (name := getattr(recipe, use))}
-    same_set = lambda name: find_recipe(name).at(profile).dataset == recipe.dataset
-    return {use: trained_file(name, profile, seeds[use], folders, data if same_set(name) else "") for use, name in named.items()}
+    same = {use: data if find_recipe(name).at(profile).dataset == recipe.dataset else "" for use, name in named.items()}
+    return {use: trained_file(name, profile, seeds[use], folders, same[use]) for use, name in named.items()}
 
 
 def resume(work: Path, old_id: str, learn: Learner, identity: dict) -> tuple[list[dict], dict[str, Tensor]]:
-    """History and best weights of the checkpoint in `work`, put into `learn`; else of one under the run's older id, if it is this run's."""
+    """History and best weights of the checkpoint in `work`, put into `learn`; else of this run's under its older id, if there is one."""
     mine, older = (folder / "checkpoint.safetensors" for folder in (work, work.with_name(old_id)))
     if mine.exists():
         return load_checkpoint(mine, learn, identity)
-    if older.exists():
-        try:
-            return load_checkpoint(older, learn, identity)
-        except ValueError as error:
-            warnings.warn(f"the run starts anew: {error}", stacklevel=2)
-    return [], {}
+    if not older.exists():
+        return [], {}
+    try:
+        check_identity(older, read_checkpoint(older)[0], identity)
+    except ValueError as error:
+        warnings.warn(f"the run starts anew: {error}", stacklevel=2)
+        return [], {}
+    return load_checkpoint(older, learn, identity)
 
 
 def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> pd.DataFrame:
@@ -1163,7 +1177,8 @@ def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> 
     if not names:
         asked = asked.labelled
     if not len(asked):
-        raise ValueError(f"{part.name}: no face has a label that {trained.recipe.name} knows ({', '.join(trained.classes)}).")
+        raise ValueError(f"{part.name}: no face has a label that {trained.recipe.name} knows; "
+                         f"its classes are {', '.join(trained.classes)}.")
     columns = [c for c in ("row", "split", "usage", "emotion") if c in asked.frame]
     table = asked.frame[columns].reset_index(drop=True)
     table = table.assign(leaked=table["row"].isin(leaks), image=datasets.pixel_digests(asked.images))
@@ -1175,7 +1190,7 @@ def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> 
 
 # %% ../chapters/05_training.ipynb #record
 def runs_home() -> Path:
-    """The folder whose `results/`, `.run/` and `models/` runs go to: the book's checkout, without one the working folder."""
+    """The folder whose `results/`, `.run/` and `models/` runs go to: the book's checkout, else the working folder."""
     home = project_home()
     return home if os.environ.get("FER_BOOK_HOME") or (home / "data" / "claims").is_dir() else Path.cwd()
 
@@ -1183,16 +1198,18 @@ def runs_home() -> Path:
 def source_commit() -> dict[str, str]:
     """The `commit` of the code that runs, with "-dirty" where files were changed, and `commit_note`.
 
-    Outside of a checkout the commit is the tag of the release, v<version>. Where git does not answer it is "" and the note says why.
+    Outside of a checkout the commit is the tag of the release, v<version>. Where git does not answer it is "", and the
+    note says why.
     """
     folder = Path(fer_book.__path__[0]).resolve().parent
     if not (folder / ".git").exists():
-        return {"commit": f"v{fer_book.__version__}", "commit_note": "not run from a checkout: the tag of the package's release"}
+        return {"commit": f"v{fer_book.__version__}", "commit_note": "not a checkout: the tag of the package's release"}
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return {"commit": "", "commit_note": f"git could not be asked ({getattr(error, 'strerror', None) or type(error).__name__})"}
+        why = getattr(error, "strerror", None) or type(error).__name__
+        return {"commit": "", "commit_note": f"git could not be asked ({why})"}
     if answer.returncode:
         return {"commit": "", "commit_note": f"git did not answer ({answer.stderr.strip().partition(chr(10))[0]})"}
     return {"commit": answer.stdout.strip(), "commit_note": ""}
@@ -1210,7 +1227,10 @@ def versions() -> dict[str, str]:
 
 
 def describe_data(recipe: Recipe, faces: FaceTable) -> dict:
-    """What run.json says of the faces: the set's name and fingerprint, its classes, who gave the labels, and what the copy lacks."""
+    """What run.json says of the faces: name and fingerprint, classes, who gave the labels, and what the copy lacks.
+
+    `labels`: "own", or "votes" where the crowd's majority is the label; of a regression "votes <norms>" or "words <norms>".
+    """
     lacks = dict.fromkeys(faces.lacks)
     if (recipe.outputs or recipe.crowd_share) and not faces.has_votes:
         lacks["votes"] = None
@@ -1246,18 +1266,19 @@ def read_record(folder: Path) -> dict | None:
 
 
 def find_record(recipe: Recipe, profile: str, seed: int, data: str, out: Path) -> str:
-    """The id of the whole record in `out` of these settings, profile, seed and data (a fingerprint), however it is called; "" if none."""
+    """The id of the whole record in `out` of these settings, seed and data (a fingerprint), however it is called; or ""."""
+    wanted = recipe.name, profile, seed, data
     for path in sorted(Path(out).glob("[!.]*/run.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(path.read_text())
-            same = (told["recipe"]["name"], told["profile"], told["seed"], told["data"]["fingerprint"]) == (recipe.name, profile, seed, data)
-            if same and Recipe(**told["recipe"]).hash == recipe.hash and read_record(path.parent):
+            here = told["recipe"]["name"], told["profile"], told["seed"], told["data"]["fingerprint"]
+            if here == wanted and Recipe(**told["recipe"]).hash == recipe.hash and read_record(path.parent):
                 return path.parent.name
     return ""
 
 
 def write_run(done: Fit, description: dict, predictions: pd.DataFrame) -> None:
-    """Write run.json, history.csv and predictions.parquet beside the final folder, then rename it into place: whole or not at all.
+    """Write run.json, history.csv and predictions.parquet beside the final folder, then rename it into place.
 
     A record that is whole already stays as it is; ValueError when it is of other data. A damaged one makes way.
     """
@@ -1287,11 +1308,11 @@ def write_run(done: Fit, description: dict, predictions: pd.DataFrame) -> None:
     sweep(done.path.parent)
 
 
-def record(recipe: Recipe, profile: str, seed: int, faces: FaceTable, predictions: pd.DataFrame, out: Path, n_train: int = 0,
-           n_left_out: int = 0) -> Path:
+def record(recipe: Recipe, profile: str, seed: int, faces: FaceTable, predictions: pd.DataFrame, out: Path,
+           n_train: int = 0, n_left_out: int = 0) -> Path:
     """Write a run that `fit` did not make: `predictions` for `faces`, all of them test faces; returns its folder in `out`.
 
-    A record of the same settings and data that is there stays as it is. `n_left_out` counts faces that could not be asked about.
+    A record of the same settings and data that is there stays as it is. `n_left_out` faces could not be asked about.
     """
     if known := find_record(recipe, profile, seed, faces.fingerprint, out):
         return Path(out) / known
@@ -1307,7 +1328,8 @@ def record(recipe: Recipe, profile: str, seed: int, faces: FaceTable, prediction
 def publish(run_id: str, home: Path | None = None) -> Path:
     """Copy the network of a finished run to `models/<run-id>.safetensors`, where `load_model` finds it.
 
-    A file there that the run recorded stays. FileNotFoundError where the network is not here, ValueError when it is not the recorded one.
+    A file there that the run recorded stays. FileNotFoundError where the network is not here, ValueError when it is not
+    the recorded one.
     """
     home = home or runs_home()
     source, target = home / ".run" / run_id / "model.safetensors", home / "models" / f"{run_id}.safetensors"
@@ -1317,7 +1339,8 @@ def publish(run_id: str, home: Path | None = None) -> Path:
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; train the run here before you publish its network.")
     if file_sha256(source) != recorded:
-        raise ValueError(f"{source} is not the network that results/{run_id} recorded; train the run anew in another folder, or restore its record.")
+        raise ValueError(f"{source} is not the network that results/{run_id} recorded; "
+                         "train the run anew in another folder, or restore its record.")
     datasets.write_atomic(target, lambda p: shutil.copyfile(source, p))
     sweep(target.parent)
     return target
