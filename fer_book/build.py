@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -104,7 +105,7 @@ def clear(folder: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as problem:
-        raise BuildError(f"{folder} of an earlier build cannot be removed: it {reason(problem, folder)}; remove it, or build elsewhere: "
+        raise BuildError(f"{folder} of an earlier build cannot be removed ({reason(problem, folder)}); do it yourself, or build elsewhere: "
                          "fer-book build --out DIR") from problem
 
 
@@ -128,12 +129,17 @@ def hold(folder: Path, alone: bool = True) -> Iterator[None]:
         yield
 
 
+def is_old(path: Path) -> bool:
+    """Whether nothing has happened to `path` for a day."""
+    return time.time() - path.stat().st_mtime > 86400
+
+
 @contextmanager
 def scratch_folder(place: Path) -> Iterator[Path]:
     """A fresh folder in `place` that is gone after the block; those of killed builds that are older than a day go as well."""
-    for old in place.glob("fer-*"):
+    for old in [lock.parent for lock in place.glob("fer-????????/.lock")]:
         with suppress(OSError, BuildError):
-            if old.stat().st_uid == os.getuid() and time.time() - old.stat().st_mtime > 86400:
+            if old.stat().st_uid == os.getuid() and is_old(old):
                 with hold(old):
                     shutil.rmtree(old)
     with tempfile.TemporaryDirectory(prefix="fer-", dir=place, ignore_cleanup_errors=True) as folder, hold(Path(folder)):
@@ -229,7 +235,10 @@ def execute_all(todo: list[Path], folder: Path, report: Callable[[Execution], No
     room(folder)
     place = socket_place()
     with scratch_folder(Path(tempfile.gettempdir())) as scratch, scratch_folder(place) if place else nullcontext() as sockets:
-        done = _execute_groups(todo, folder, report, scratch, sockets, parameters)
+        try:
+            done = _execute_groups(todo, folder, report, scratch, sockets, parameters)
+        except BrokenProcessPool as problem:
+            raise BuildError(f"a process that runs chapters was killed, as happens where memory runs out; see {folder / 'kernels.log'}") from problem
     failed = [run for run in done if run.error]
     if failed:
         raise BuildError("\n\n".join(f"{run.chapter} failed:\n{run.error}" for run in failed) + f"\n\nexecuted notebooks and kernels.log: {folder}")
@@ -335,7 +344,7 @@ def sweep(out: Path) -> None:
     for folder in (out / "executed", *out.glob("rendering-*")):
         clear(folder)
     for folder in (cache_dir(), home() / "results", home() / "models"):
-        for part in folder.glob(".*.part*"):
+        for part in folder.glob(".*.????????????.part*"):  # of datasets.write_atomic
             with suppress(OSError):
-                if time.time() - part.stat().st_mtime > 86400:
+                if is_old(part):
                     part.unlink()

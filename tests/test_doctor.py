@@ -208,13 +208,17 @@ def test_the_lock_of_a_killed_build_holds_nobody_up(tmp_path):
 
 
 def test_litter_of_killed_builds_is_swept(tmp_path, monkeypatch):
-    for name in ("fer-old", "fer-held", "fer-young", "fer_book-0"):
-        (tmp_path / name / "jupyter").mkdir(parents=True)
-    with build.hold(tmp_path / "fer-held"):
-        for name in ("fer-old", "fer-held", "fer_book-0"):
-            os.utime(tmp_path / name, (time.time() - 2 * DAY,) * 2)
+    folders = [tmp_path / name for name in ("fer-old_____", "fer-held____", "fer-young___", "fer-pictures")]
+    for folder in folders:
+        (folder / "ipython").mkdir(parents=True)
+        if folder.name != "fer-pictures":  # somebody's own
+            (folder / ".lock").touch()
+    with build.hold(tmp_path / "fer-held____"):
+        for folder in folders:
+            if folder.name != "fer-young___":
+                os.utime(folder, (time.time() - 2 * DAY,) * 2)
         with build.scratch_folder(tmp_path) as own:
-            assert {p.name for p in tmp_path.iterdir()} == {"fer-held", "fer-young", "fer_book-0", own.name}
+            assert {*tmp_path.iterdir()} == {*folders[1:], own}
     assert not own.exists()
 
     out = tmp_path / "book" / "_build"
@@ -249,6 +253,12 @@ def test_a_build_that_ends_takes_its_processes_with_it(tmp_path, name):
         if name == "SIGINT":
             assert running.wait() == 130 and running.stderr.read().splitlines()[-1] == "fer-book: interrupted"
             assert not list(tmp_path.glob("fer-*"))
+
+
+def test_a_killed_worker_is_one_sentence(tmp_path):
+    small_book(tmp_path, "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+    with pytest.raises(build.BuildError, match="^a process that runs chapters was killed, as happens where memory runs out; see .*kernels.log$"):
+        build.execute_all([tmp_path / "chapters" / "01_only.ipynb"], tmp_path / "executed")
 
 
 # kernels
