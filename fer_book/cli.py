@@ -57,7 +57,8 @@ examples:
   fer-book doctor
   fer-book doctor --quick                a second: what `fer-book build` looks at before it starts
   fer-book doctor --json
-Each line is ok, missing (some commands do without it, or say so) or cannot (the book cannot be built here: exit code 1), and names the remedy.""",
+Each line is ok, missing (some commands do without it, or say so) or cannot (the book
+cannot be built here: exit code 1), and names the remedy.""",
     "predict": """
 examples:
   fer-book predict photo.jpg
@@ -238,7 +239,8 @@ def doctor(args) -> int:
     for line in examine(quick=args.quick):
         found.append(line)
         if not args.json:
-            print(f"{line.state:8s} {line.what:17s} {line.told}" + f"\n{'':27s}-> {line.remedy}" * bool(line.remedy), flush=True)
+            remedy = f"\n{'':27s}-> {line.remedy}" if line.remedy else ""
+            print(f"{line.state:8s} {line.what:17s} {line.told}{remedy}", flush=True)
     if args.json:
         print(json.dumps([vars(line) for line in found], indent=1))
     return 1 if any(line.state == "cannot" for line in found) else 0
@@ -540,7 +542,8 @@ def main(argv: list[str] | None = None) -> int:
         print("fer-book: interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as problem:
-        print(f"fer-book: {problem.name} is not installed; `fer-book doctor` says how to get what is missing", file=sys.stderr)
+        print(f"fer-book: {problem.name} is not installed; `fer-book doctor` says how to get what is missing",
+              file=sys.stderr)
         return 1
     except (ValueError, OSError, build.BuildError) as problem:
         print(f"fer-book: {problem}", file=sys.stderr)
