@@ -1,6 +1,6 @@
 """Execute the chapters and render the book.
 
-Written by hand: with `cli` and `doctor` the only modules that no chapter exports, because they run the chapters.
+By hand: with `cli` and `doctor` the only modules that no chapter exports, because they run the chapters.
 """
 import ctypes
 import errno
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,9 +26,11 @@ from pathlib import Path
 PROFILES = ("smoke", "cpu", "gpu")
 CELL_TIMEOUT = {"smoke": 600, "cpu": 6 * 3600, "gpu": 48 * 3600}  # seconds one cell may take
 LAST = "status"  # reports on the other chapters, so it runs after them
-PERSONAL = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "MPLBACKEND", "MATPLOTLIBRC")  # settings of a user that would show up in pages
+# settings of a user that would show up in pages or stop them
+PERSONAL = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT", "MPLBACKEND", "MATPLOTLIBRC")
 SILENT = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # no library may call out unasked
 SOCKET = 103  # bytes that the path of a socket may have everywhere
+ELSEWHERE = "or build elsewhere: fer-book build --out DIR"
 
 
 class BuildError(RuntimeError):
@@ -69,7 +72,7 @@ def find_chapter(name: str) -> Path:
 
 
 def obstacle(folder: Path) -> str:
-    """What keeps files from being written into `folder`, or into the one it would be made in; empty if nothing does."""
+    """What keeps files from being written into `folder`, or where it would be made; empty if nothing does."""
     place = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
     try:
         with tempfile.TemporaryFile(dir=place) as trial:
@@ -92,7 +95,7 @@ def reason(problem: OSError, place: Path) -> str:
 def room(folder: Path) -> Path:
     """`folder`, made if need be; BuildError if nothing can be written there."""
     if found := obstacle(folder):
-        raise BuildError(f"{found}; free it, or build elsewhere: fer-book build --out DIR")
+        raise BuildError(f"{found}; free it, {ELSEWHERE}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -104,63 +107,72 @@ def clear(folder: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as problem:
-        raise BuildError(f"{folder} of an earlier build cannot be removed: it {reason(problem, folder)}; remove it, or build elsewhere: "
-                         "fer-book build --out DIR") from problem
+        why = reason(problem, folder)
+        raise BuildError(f"{folder}: cannot be removed ({why}); do it yourself, {ELSEWHERE}") from problem
 
 
 @contextmanager
 def hold(folder: Path, alone: bool = True) -> Iterator[None]:
-    """Lock `folder` until the block ends or this process does, for itself `alone` or with others that do not insist on that.
+    """Lock `folder` until the block or this process ends, `alone` or beside others that do not insist on that.
 
-    BuildError while another process holds it. No lock is ever left behind; a file system that has none is used without.
+    BuildError while another process holds it. No lock is left behind; where a file system has none, none is taken.
     """
+    file = folder / ".lock"
     try:
-        lock = open(folder / ".lock", "a")
+        lock = open(file, "a")
     except OSError as problem:
-        raise BuildError(f"{folder / '.lock'}: {reason(problem, folder / '.lock')}; remove it, or build elsewhere: fer-book build --out DIR") from problem
+        raise BuildError(f"{file}: {reason(problem, file)}; remove it, {ELSEWHERE}") from problem
     with lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BuildError(f"another fer-book is at work in {folder}: let it end, or build elsewhere: fer-book build --out DIR") from None
+            raise BuildError(f"another fer-book is at work in {folder}: let it end, {ELSEWHERE}") from None
         except OSError:  # some file systems have no locks
             pass
         yield
 
 
+def is_old(path: Path) -> bool:
+    """Whether nothing has happened to `path` for a day."""
+    return time.time() - path.stat().st_mtime > 86400
+
+
 @contextmanager
 def scratch_folder(place: Path) -> Iterator[Path]:
-    """A fresh folder in `place` that is gone after the block; those of killed builds that are older than a day go as well."""
-    for old in place.glob("fer-*"):
+    """A fresh folder in `place`, gone after the block; those that killed builds left a day ago go as well."""
+    for old in [lock.parent for lock in place.glob("fer-????????/.lock")]:
         with suppress(OSError, BuildError):
-            if old.stat().st_uid == os.getuid() and time.time() - old.stat().st_mtime > 86400:
+            if old.stat().st_uid == os.getuid() and is_old(old):
                 with hold(old):
                     shutil.rmtree(old)
-    with tempfile.TemporaryDirectory(prefix="fer-", dir=place, ignore_cleanup_errors=True) as folder, hold(Path(folder)):
-        yield Path(folder)
+    with tempfile.TemporaryDirectory(prefix="fer-", dir=place, ignore_cleanup_errors=True) as folder:
+        with hold(Path(folder)):
+            yield Path(folder)
 
 
 def socket_place() -> Path | None:
-    """A folder for sockets, whose paths may not be long; None where there is none, so that kernels must talk over the loopback device."""
+    """A folder for sockets, whose paths may not be long; None where only the loopback device is left to talk over."""
     short = ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm", os.environ.get("TMPDIR"))
-    fits = (Path(place) for place in short if place and len(os.fsencode(place)) + len("/fer-12345678/4194304-5") <= SOCKET)
+    room_for = SOCKET - len("/fer-12345678/4194304-5")
+    fits = (Path(place) for place in short if place and len(os.fsencode(place)) <= room_for)
     return next((place for place in fits if place.is_dir() and not obstacle(place)), None)
 
 
 def die_with(parent: int) -> None:
-    """End this process as soon as the one that started it, number `parent`, has ended, however that happened."""
+    """End this process as soon as `parent`, the number of the one that started it, ends, however that happens."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
 
 
 def own_kernel() -> type:
-    """The class of kernels that run this very interpreter, whatever kernels the user has installed, and that end with this process."""
+    """Kernels that run this very interpreter, whatever the user has installed, and that end with this process."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
     class OwnKernel(AsyncKernelManager):
-        kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python",
+        kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                                 language="python",
                                  metadata={"kernel_provisioner": {"provisioner_name": "local-provisioner"}})
 
         async def start_kernel(self, **options):
@@ -191,27 +203,30 @@ def execute(chapter: Path, folder: Path, sockets: Path | None, **parameters) -> 
     profile = parameters.get("profile", PROFILES[0])
     started, error = time.perf_counter(), ""
     # no ports, where that can be: two kernels can never meet on one
-    manager = {"transport": "ipc", "ip": f"{sockets}/{os.getpid()}"} if sockets else {"transport": "tcp", "ip": "127.0.0.1"}
+    ipc, tcp = {"transport": "ipc", "ip": f"{sockets}/{os.getpid()}"}, {"transport": "tcp", "ip": "127.0.0.1"}
     try:
-        papermill.execute_notebook(str(chapter), str(folder / chapter.name), parameters=parameters, cwd=str(folder),
-                                   config=Config({"KernelManager": manager}), kernel_manager_class=own_kernel(),
-                                   kernel_name="python3", execution_timeout=CELL_TIMEOUT[profile], progress_bar=False)
+        papermill.execute_notebook(str(chapter), str(folder / chapter.name), parameters, cwd=str(folder),
+                                   config=Config({"KernelManager": ipc if sockets else tcp}), kernel_name="python3",
+                                   kernel_manager_class=own_kernel(), execution_timeout=CELL_TIMEOUT[profile],
+                                   progress_bar=False)
     except Exception as problem:  # whatever stops a notebook, the reader wants to know which one and why
         error = re.sub(r"\x1b\[[0-9;]*m", "", str(problem)).strip() or type(problem).__name__
     return Execution(chapter.stem, round(time.perf_counter() - started, 1), profile, error)
 
 
 def impersonal() -> dict[str, str]:
-    """The environment of whoever builds, without personal settings that would change pages or stop them, and silent."""
-    return {k: v for k, v in os.environ.items() if k not in PERSONAL} | SILENT | {"MATPLOTLIBRC": os.devnull, "PYTHONUTF8": "1"}
+    """The environment without personal settings that would change pages or stop them; no library calls out."""
+    kept = {name: value for name, value in os.environ.items() if name not in PERSONAL}
+    return kept | SILENT | {"MATPLOTLIBRC": os.devnull, "PYTHONUTF8": "1"}
 
 
 def kernel_environment(scratch: Path, threads: int) -> dict[str, str]:
-    """What kernels find in their environment: no personal settings, `scratch` for all that is not to stay, this book and its faces."""
+    """The environment of kernels: `impersonal`, `scratch` for what is not to stay, this book and its faces."""
     made = impersonal() | {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
     made |= {"TMPDIR": str(scratch), "IPYTHONDIR": str(scratch / "ipython")}
     made |= {"FER_BOOK_HOME": str(home()), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    given = [name for name in ("FER_BOOK_DATA", "FER_BOOK_CACHE") if os.environ.get(name)]  # a kernel works in another folder
+    # a kernel works in another folder
+    given = [name for name in ("FER_BOOK_DATA", "FER_BOOK_CACHE") if os.environ.get(name)]
     return made | {name: str(Path(os.environ[name]).expanduser().absolute()) for name in given}
 
 
@@ -228,16 +243,21 @@ def execute_all(todo: list[Path], folder: Path, report: Callable[[Execution], No
         check_parameters(chapter, parameters)
     room(folder)
     place = socket_place()
-    with scratch_folder(Path(tempfile.gettempdir())) as scratch, scratch_folder(place) if place else nullcontext() as sockets:
-        done = _execute_groups(todo, folder, report, scratch, sockets, parameters)
+    with (scratch_folder(Path(tempfile.gettempdir())) as scratch,
+          scratch_folder(place) if place else nullcontext() as sockets):
+        try:
+            done = _execute_groups(todo, folder, report, scratch, sockets, parameters)
+        except BrokenProcessPool as problem:
+            raise BuildError("a process that runs chapters was killed, as happens where memory runs out; see "
+                             f"{folder / 'kernels.log'}") from problem
     failed = [run for run in done if run.error]
     if failed:
         raise BuildError("\n\n".join(f"{run.chapter} failed:\n{run.error}" for run in failed) + f"\n\nexecuted notebooks and kernels.log: {folder}")
     return done
 
 
-def _execute_groups(todo: list[Path], folder: Path, report: Callable[[Execution], None], scratch: Path, sockets: Path | None,
-                    parameters: dict) -> list[Execution]:
+def _execute_groups(todo: list[Path], folder: Path, report: Callable[[Execution], None], scratch: Path,
+                    sockets: Path | None, parameters: dict) -> list[Execution]:
     cores = len(os.sched_getaffinity(0))
     jobs = min(2, cores, len(todo)) if parameters.get("profile", PROFILES[0]) == PROFILES[0] else 1
     prepare = os.getpid(), kernel_environment(scratch, max(1, cores // jobs)), folder / "kernels.log"
@@ -245,7 +265,8 @@ def _execute_groups(todo: list[Path], folder: Path, report: Callable[[Execution]
     with ProcessPoolExecutor(jobs, get_context("spawn"), _prepare_worker, prepare) as pool:
         try:
             for group in ([c for c in todo if c.stem != LAST], [c for c in todo if c.stem == LAST]):
-                for future in as_completed([pool.submit(execute, chapter, folder, sockets, **parameters) for chapter in group]):
+                runs = [pool.submit(execute, chapter, folder, sockets, **parameters) for chapter in group]
+                for future in as_completed(runs):
                     done.append(future.result())
                     report(done[-1])
                 done.sort(key=lambda run: [c.stem for c in todo].index(run.chapter))
@@ -300,7 +321,8 @@ def render(executed: Path, out: Path) -> Path:
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(book), "--path-output", stage, "--all", "-W", "--keep-going"]
         with log.open("w") as lines:
             code = subprocess.run(command, stdout=lines, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                  env=impersonal() | {"NO_COLOR": "1"}, preexec_fn=partial(die_with, os.getpid())).returncode
+                                  env=impersonal() | {"NO_COLOR": "1"},
+                                  preexec_fn=partial(die_with, os.getpid())).returncode
         text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text("utf-8", "replace"))
         problems = [line for line in text.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
         rendered = Path(stage) / "_build" / "html"
@@ -329,13 +351,13 @@ def build(out: Path | None = None, profile: str = "smoke", report: Callable[[Exe
 
 
 def sweep(out: Path) -> None:
-    """Remove the last build's executed chapters from `out`, and what killed ones left there, in the cache and in this book."""
+    """Remove from `out` what was executed before, and what killed builds left there, in the cache and in the book."""
     from fer_book.datasets import cache_dir
 
     for folder in (out / "executed", *out.glob("rendering-*")):
         clear(folder)
     for folder in (cache_dir(), home() / "results", home() / "models"):
-        for part in folder.glob(".*.part*"):
+        for part in folder.glob(".*.????????????.part*"):  # of datasets.write_atomic
             with suppress(OSError):
-                if time.time() - part.stat().st_mtime > 86400:
+                if is_old(part):
                     part.unlink()

@@ -57,7 +57,8 @@ examples:
   fer-book doctor
   fer-book doctor --quick                a second: what `fer-book build` looks at before it starts
   fer-book doctor --json
-Each line is ok, missing (some commands do without it, or say so) or cannot (the book cannot be built here: exit code 1), and names the remedy.""",
+Each line is ok, missing (some commands do without it, or say so) or cannot (the book
+cannot be built here: exit code 1), and names the remedy.""",
     "predict": """
 examples:
   fer-book predict photo.jpg
@@ -177,6 +178,8 @@ def train(args) -> int:
         from fer_book import datasets, training
 
         recipe = training.find_recipe(args.recipe)
+    if args.publish and args.out:
+        raise ValueError("--publish puts the network of a run in results/ into models/; leave out --publish or --out")
     drawn = datasets.load_or_embedded(recipe.dataset).embedded  # a first read fills the cache under a bar of its own
     with progress(f"training {recipe.name}, profile {args.profile}, seed {args.seed}", recipe.at(args.profile).epochs) as step:
         def report(row: dict) -> None:
@@ -188,6 +191,8 @@ def train(args) -> int:
         return 3
     if args.publish:
         print(f"{near(training.publish(done.id))}: the network, for `training.load_model`")
+    if done.recorded:
+        return 0
     next_step = f"a smoke run enters no verdict{', and this one saw drawn faces' * drawn}" if args.profile == "smoke" else "`fer-book verify` confronts it with the paper"
     print(f"{done.id}: recorded in {near(done.path)}; {next_step}")
     return 0
@@ -238,7 +243,8 @@ def doctor(args) -> int:
     for line in examine(quick=args.quick):
         found.append(line)
         if not args.json:
-            print(f"{line.state:8s} {line.what:17s} {line.told}" + f"\n{'':27s}-> {line.remedy}" * bool(line.remedy), flush=True)
+            remedy = f"\n{'':27s}-> {line.remedy}" if line.remedy else ""
+            print(f"{line.state:8s} {line.what:17s} {line.told}{remedy}", flush=True)
     if args.json:
         print(json.dumps([vars(line) for line in found], indent=1))
     return 1 if any(line.state == "cannot" for line in found) else 0
@@ -260,34 +266,23 @@ def predict(args) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have the letters of a name
     if args.csv:
         print(",".join(["file", "seconds", *predictor.columns]))
-    with warnings_as_lines():
-        try:
-            for file, reading in read_sources(predictor, files, args.every):
-                try:
-                    if file not in bad:
-                        table = tell(args, file, live, *reading.result())
-                        if len(table) and (args.plot or not (args.csv or live and not args.json)):
-                            rows.append(table)
-                except ValueError as problem:
-                    print(f"fer-book: {problem}", file=sys.stderr)
-                    bad.add(file)
-        except KeyboardInterrupt:
-            if not live:
-                raise
+    try:
+        for file, reading in read_sources(predictor, files, args.every):
+            try:
+                if file not in bad:
+                    table = tell(args, file, live, *reading.result())
+                    if len(table) and (args.plot or not (args.csv or live and not args.json)):
+                        rows.append(table)
+            except ValueError as problem:
+                print(f"fer-book: {problem}", file=sys.stderr)
+                bad.add(file)
+    except KeyboardInterrupt:
+        if not live:
+            raise
     finish(args, rows)
     if bad and len(files) > 1:
         print(f"fer-book: {len(bad)} of {len(files)} files could not be read", file=sys.stderr)
     return 1 if bad else 0
-
-
-@contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """What the book warns of comes as a line on stderr; what libraries warn of does not come."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", module="fer_book")
-        warnings.showwarning = lambda message, *where, **more: print(f"fer-book: {message}", file=sys.stderr)
-        yield
 
 
 def tell(args, file: Path | str, live: bool, seconds: float, image, table):
@@ -523,6 +518,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """What the book warns of comes as a line on stderr; what libraries warn of does not come."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", module="fer_book|__main__")
+        warnings.showwarning = lambda message, *where, **more: print(f"fer-book: {message}", file=sys.stderr)
+        yield
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     grammar = parser()
@@ -531,11 +536,9 @@ def main(argv: list[str] | None = None) -> int:
         grammar.print_help()
         return 2
     os.environ |= build.SILENT
-    if sys.warnoptions:  # PYTHONWARNINGS=error would stop at what libraries mutter while they are imported
-        warnings.simplefilter("default")
-        os.environ.pop("PYTHONWARNINGS", None)
     try:
-        return args.do(args)
+        with warnings_as_lines():
+            return args.do(args)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -543,7 +546,8 @@ def main(argv: list[str] | None = None) -> int:
         print("fer-book: interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as problem:
-        print(f"fer-book: {problem.name} is not installed; `fer-book doctor` says how to get what is missing", file=sys.stderr)
+        print(f"fer-book: {problem.name} is not installed; `fer-book doctor` says how to get what is missing",
+              file=sys.stderr)
         return 1
     except (ValueError, OSError, build.BuildError) as problem:
         print(f"fer-book: {problem}", file=sys.stderr)

@@ -1,7 +1,8 @@
-"""What this machine and this data folder can run, in lines that name the remedy: `fer-book doctor`, and its quick part before every build.
+"""What this machine and this data folder can run, in lines that name the remedy; its quick part opens a build.
 
-Written by hand, like `build`, whose needs it checks. It imports no library of the book until that one is known to be there.
+Written by hand, like `build`, whose needs it checks. It imports no library before that is known to be there.
 """
+
 import json
 import os
 import shutil
@@ -19,7 +20,11 @@ from pathlib import Path
 import fer_book
 from fer_book import build
 
-MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "scikit-learn": "sklearn"}  # imported under another name than installed
+MODULES = {
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+}  # imported under another name than installed
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DISK, MEMORY = 0.3, 2.0  # GB that a build writes, GB of memory that two chapters side by side take
 
@@ -30,6 +35,7 @@ class Finding:
 
     `state`: ok; missing (some commands do without it, or say so); cannot (the book cannot be built here).
     """
+
     what: str
     state: str
     told: str
@@ -38,9 +44,17 @@ class Finding:
 
 def python() -> list[Finding]:
     """The interpreter and the package it runs."""
-    told = f"{sys.version.split()[0]}, {sys.executable}, fer_book {fer_book.__version__} in {Path(fer_book.__file__).parent}"
+    package = f"fer_book {fer_book.__version__} in {Path(fer_book.__file__).parent}"
+    told = f"{sys.version.split()[0]}, {sys.executable}, {package}"
     old = sys.version_info < (3, 11)
-    return [Finding("Python", "cannot" if old else "ok", told, "take Python 3.11 or newer: make PYTHON=/path/to/python3.12 book" if old else "")]
+    return [
+        Finding(
+            "Python",
+            "cannot" if old else "ok",
+            told,
+            "take Python 3.11 or newer: make PYTHON=/path/to/python3.12 book" if old else "",
+        )
+    ]
 
 
 def packages() -> list[Finding]:
@@ -50,20 +64,40 @@ def packages() -> list[Finding]:
     try:
         asked = [Requirement(line) for line in requires("fer_book") or ()]
     except PackageNotFoundError:
-        return [Finding("libraries", "cannot", "fer_book is not installed in this Python", "run make install, or pip install --no-deps -e . in the checkout")]
-    extra_of = lambda r: next((e for e in ("weights", "onnx", "book", "test") if r.marker and r.marker.evaluate({"extra": e}) and not r.marker.evaluate({"extra": ""})), "")
+        return [
+            Finding(
+                "libraries",
+                "cannot",
+                "fer_book is not installed in this Python",
+                "run make install, or pip install --no-deps -e . in the checkout",
+            )
+        ]
+    extra_of = lambda r: next(
+        (
+            e
+            for e in ("weights", "onnx", "book", "test")
+            if r.marker and r.marker.evaluate({"extra": e}) and not r.marker.evaluate({"extra": ""})
+        ),
+        "",
+    )
     return [libraries(extra, list(group)) for extra, group in groupby(sorted(asked, key=extra_of), extra_of)]
 
 
 def libraries(extra: str, asked: list) -> Finding:
-    """Whether the libraries of one extra ("" for the required ones) are there, in a version that the package asks for."""
+    """Whether the libraries of an extra ("" for the required ones) are there, in versions as asked for."""
     what = f"extra {extra}" if extra else "libraries"
     remedy = f'run make install, or pip install -e ".{extra and f"[{extra}]"}" in the checkout'
     absent = [r.name for r in asked if find_spec(MODULES.get(r.name, r.name.replace("-", "_"))) is None]
     if absent:
         tolerable = extra == "test" or absent == ["nbdev"]  # neither chapters nor pages need them
-        return Finding(what, "missing" if tolerable else "cannot", f"{', '.join(absent)}: not installed", remedy)
-    other = [f"{r.name} {found} instead of {r.specifier}" for r in asked if (found := installed(r.name)) and not r.specifier.contains(found, prereleases=True)]
+        return Finding(
+            what, "missing" if tolerable else "cannot", f"{', '.join(absent)}: not installed", remedy
+        )
+    other = [
+        f"{r.name} {found} instead of {r.specifier}"
+        for r in asked
+        if (found := installed(r.name)) and not r.specifier.contains(found, prereleases=True)
+    ]
     if other:
         return Finding(what, "missing", f"{', '.join(other)}: may or may not do", remedy)
     return Finding(what, "ok", f"{len(asked)} installed")
@@ -83,14 +117,28 @@ def checkout(out: Path) -> list[Finding]:
     try:
         lines = [Finding("chapters", "ok", f"{len(build.chapters())} in {home / 'chapters'}")]
     except ValueError:
-        lines = [Finding("chapters", "cannot", f"{home} holds no chapters", "go to a checkout of the book, or set FER_BOOK_HOME to one")]
+        lines = [
+            Finding(
+                "chapters",
+                "cannot",
+                f"{home} holds no chapters",
+                "go to a checkout of the book, or set FER_BOOK_HOME to one",
+            )
+        ]
     if not shutil.which("git"):
-        return [*lines, Finding("git", "missing", "not installed: recorded runs name no commit", "install git")]
+        return [
+            *lines,
+            Finding("git", "missing", "not installed: recorded runs name no commit", "install git"),
+        ]
     asked = subprocess.run(["git", "-C", str(home), "rev-parse", "HEAD"], capture_output=True, text=True)
     if asked.returncode == 0:
         return [*lines, Finding("git", "ok", asked.stdout.strip())]
     foreign = "dubious ownership" in asked.stderr
-    remedy = f"run git config --global --add safe.directory {home}" if foreign else "clone the book instead of copying it"
+    remedy = (
+        f"run git config --global --add safe.directory {home}"
+        if foreign
+        else "clone the book instead of copying it"
+    )
     told = f"{home} belongs to another user" if foreign else f"{home} is no git checkout"
     return [*lines, Finding("git", "missing", f"{told}: recorded runs name no commit", remedy)]
 
@@ -99,8 +147,14 @@ def home_folder(out: Path) -> list[Finding]:
     """Whether caches and settings of libraries can go below the home folder."""
     if not fer_book.fallback:
         return [Finding("HOME", "ok", os.path.expanduser("~"))]
-    return [Finding("HOME", "missing", f"cannot be written (all of it): caches go to {fer_book.fallback} instead",
-                    "set HOME to a folder of your own that stays, or give it back to this user")]
+    return [
+        Finding(
+            "HOME",
+            "missing",
+            f"cannot be written (all of it): caches go to {fer_book.fallback} instead",
+            "set HOME to a folder of your own that stays, or give it back to this user",
+        )
+    ]
 
 
 def places(out: Path) -> list[Finding]:
@@ -108,10 +162,22 @@ def places(out: Path) -> list[Finding]:
     from fer_book.datasets import cache_dir
 
     parts = (out, *(out / part for part in ("executed", "book", "html") if (out / part).exists()))
-    return [temporary(),
-            place("built book", "cannot", "free it, or build elsewhere: fer-book build --out DIR", *parts),
-            place("cache", "missing", "set FER_BOOK_CACHE to a folder with room; without, images are decoded each time", cache_dir()),
-            place("results", "missing", "record your runs elsewhere: fer-book train RECIPE --out DIR", build.home() / "results")]
+    return [
+        temporary(),
+        place("built book", "cannot", f"free it, {build.ELSEWHERE}", *parts),
+        place(
+            "cache",
+            "missing",
+            "set FER_BOOK_CACHE to a folder with room; without, images are decoded each time",
+            cache_dir(),
+        ),
+        place(
+            "results",
+            "missing",
+            "record your runs elsewhere: fer-book train RECIPE --out DIR",
+            build.home() / "results",
+        ),
+    ]
 
 
 def temporary() -> Finding:
@@ -120,7 +186,9 @@ def temporary() -> Finding:
     try:
         used = tempfile.gettempdir()
     except FileNotFoundError:
-        return Finding("TMPDIR", "cannot", "no temporary file can be written, neither there nor in /tmp", remedy)
+        return Finding(
+            "TMPDIR", "cannot", "no temporary file can be written, neither there nor in /tmp", remedy
+        )
     asked = os.environ.get("TMPDIR", used)
     if os.path.realpath(asked) != os.path.realpath(used):
         return Finding("TMPDIR", "missing", f"{asked} cannot be written: {used} is used", remedy)
@@ -134,7 +202,7 @@ def place(what: str, otherwise: str, remedy: str, *folders: Path) -> Finding:
 
 
 def room(out: Path) -> list[Finding]:
-    """Free disk below the built book, and memory that this process may still take, its container's limit included."""
+    """Free disk below the built book; memory that may still be taken, a container's limit included."""
     import psutil
 
     there = next(p for p in (out, *out.parents) if p.exists())
@@ -143,8 +211,20 @@ def room(out: Path) -> list[Finding]:
     if limit.exists() and limit.read_text().strip().isdecimal():
         memory = min(memory, (int(limit.read_text()) - int(used.read_text())) / 1e9)
     few = free < DISK, memory < MEMORY
-    return [Finding("disk", "cannot" if few[0] else "ok", f"{there}: {free:.1f} GB free, a build writes {DISK} GB", "make room, or build elsewhere: fer-book build --out DIR" * few[0]),
-            Finding("memory", "missing" if few[1] else "ok", f"{memory:.1f} GB free, chapters take up to {MEMORY:.0f} GB", "end other programs, or chapters may be killed" * few[1])]
+    return [
+        Finding(
+            "disk",
+            "cannot" if few[0] else "ok",
+            f"{there}: {free:.1f} GB free, a build writes {DISK} GB",
+            f"make room, {build.ELSEWHERE}" * few[0],
+        ),
+        Finding(
+            "memory",
+            "missing" if few[1] else "ok",
+            f"{memory:.1f} GB free, chapters take up to {MEMORY:.0f} GB",
+            "end other programs, or chapters may be killed" * few[1],
+        ),
+    ]
 
 
 def kernel(out: Path) -> list[Finding]:
@@ -152,15 +232,39 @@ def kernel(out: Path) -> list[Finding]:
     try:
         get_context("spawn").Lock()
     except (ImportError, OSError) as problem:
-        return [Finding("kernels", "cannot", f"this system has no semaphores ({problem})", "make /dev/shm writable, in a container with --ipc=host or --tmpfs /dev/shm")]
+        return [
+            Finding(
+                "kernels",
+                "cannot",
+                f"this system has no semaphores ({problem})",
+                "make /dev/shm writable, in a container with --ipc=host or --tmpfs /dev/shm",
+            )
+        ]
     sockets = build.socket_place()
-    return [Finding("kernels", "ok", f"{sys.executable}, sockets in {sockets}" if sockets else f"{sys.executable}, over the loopback device")]
+    return [
+        Finding(
+            "kernels",
+            "ok",
+            f"{sys.executable}, sockets in {sockets}"
+            if sockets
+            else f"{sys.executable}, over the loopback device",
+        )
+    ]
 
 
 def browser(out: Path) -> list[Finding]:
     """The browser in which the tests open pages."""
     found = next(filter(None, map(shutil.which, BROWSERS)), "")
-    return [Finding("browser", "ok", found) if found else Finding("browser", "missing", "none found: tests of pages are skipped", "as root: apt-get install chromium")]
+    return [
+        Finding("browser", "ok", found)
+        if found
+        else Finding(
+            "browser",
+            "missing",
+            "none found: tests of pages are skipped",
+            "as root: apt-get install chromium",
+        )
+    ]
 
 
 def data_folder(out: Path) -> list[Finding]:
@@ -170,23 +274,62 @@ def data_folder(out: Path) -> list[Finding]:
     try:
         return [Finding("FER_BOOK_DATA", "ok", str(data_dir()))]
     except DataMissing:
-        return [Finding("FER_BOOK_DATA", "missing", "not set: chapters take drawn faces", "put data sets into a folder and set FER_BOOK_DATA to it, see data/datasets.md")]
+        return [
+            Finding(
+                "FER_BOOK_DATA",
+                "missing",
+                "not set: chapters take drawn faces",
+                "put data sets into a folder and set FER_BOOK_DATA to it, see data/datasets.md",
+            )
+        ]
     except DataError:
-        return [Finding("FER_BOOK_DATA", "cannot", f"{os.environ['FER_BOOK_DATA']}: there is no such folder", "set FER_BOOK_DATA to the folder with your data sets, or unset it")]
+        return [
+            Finding(
+                "FER_BOOK_DATA",
+                "cannot",
+                f"{os.environ['FER_BOOK_DATA']}: there is no such folder",
+                "set FER_BOOK_DATA to the folder with your data sets, or unset it",
+            )
+        ]
 
 
 def torch(out: Path) -> list[Finding]:
     """Whether torch and torchvision import together, and the GPU that they see."""
-    code = ("import json, torch, torchvision; c = torch.cuda; here = c.is_available(); print(json.dumps([torch.__version__, torchvision.__version__, "
-            "c.get_device_name() if here else '', c.mem_get_info()[0] / 1e9 if here else 0]))")
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=build.impersonal())
+    code = (
+        "import json, torch, torchvision; c = torch.cuda; here = c.is_available(); "
+        "print(json.dumps([torch.__version__, torchvision.__version__, "
+        "c.get_device_name() if here else '', c.mem_get_info()[0] / 1e9 if here else 0]))"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=build.impersonal()
+    )
     if asked.returncode:
-        told = asked.stderr.strip().splitlines()[-1] if asked.stderr.strip() else f"ended by signal {-asked.returncode}"
-        return [Finding("torch", "cannot", f"does not import: {told}", "install torch and torchvision of the same build: make install")]
+        told = (
+            asked.stderr.strip().splitlines()[-1]
+            if asked.stderr.strip()
+            else f"ended by signal {-asked.returncode}"
+        )
+        return [
+            Finding(
+                "torch",
+                "cannot",
+                f"does not import: {told}",
+                "install torch and torchvision of the same build: make install",
+            )
+        ]
     own, vision, name, free = json.loads(asked.stdout.splitlines()[-1])
-    gpu = Finding("GPU", "ok", f"{name}, {free:.0f} GB free") if name else Finding(
-        "GPU", "missing", "torch sees a driver but no GPU" if Path("/dev/nvidiactl").exists() else "none: networks train on the processor",
-        "take the profiles smoke and cpu, or a machine with a GPU for the profile gpu")
+    gpu = (
+        Finding("GPU", "ok", f"{name}, {free:.0f} GB free")
+        if name
+        else Finding(
+            "GPU",
+            "missing",
+            "torch sees a driver but no GPU"
+            if Path("/dev/nvidiactl").exists()
+            else "none: networks train on the processor",
+            "take the profiles smoke and cpu, or a machine with a GPU for the profile gpu",
+        )
+    )
     return [Finding("torch", "ok", f"{own}, torchvision {vision}"), gpu]
 
 
@@ -194,7 +337,10 @@ def live_kernel(out: Path) -> list[Finding]:
     """Start a kernel as a build does, and ask which package it imports."""
     from nbformat import v4, write
 
-    notebook = v4.new_notebook(cells=[v4.new_code_cell("import fer_book; print(fer_book.__file__)")], metadata={"language_info": {"name": "python"}})
+    notebook = v4.new_notebook(
+        cells=[v4.new_code_cell("import fer_book; print(fer_book.__file__)")],
+        metadata={"language_info": {"name": "python"}},
+    )
     try:
         with tempfile.TemporaryDirectory() as folder:
             asked = Path(folder, "asked.ipynb")
@@ -207,7 +353,9 @@ def live_kernel(out: Path) -> list[Finding]:
         return [Finding("a started kernel", "cannot", told, "see what is missing above")]
     same = Path(told).resolve() == Path(fer_book.__file__).resolve()
     remedy = "install the checkout into this Python: make install, or pip install --no-deps -e ."
-    return [Finding("a started kernel", "ok" if same else "cannot", f"imports {told}", "" if same else remedy)]
+    return [
+        Finding("a started kernel", "ok" if same else "cannot", f"imports {told}", "" if same else remedy)
+    ]
 
 
 def data_sets(out: Path) -> list[Finding]:
@@ -242,7 +390,8 @@ SLOW = (torch, live_kernel, data_sets)
 
 
 def examine(out: Path | None = None, quick: bool = False) -> Iterable[Finding]:
-    """Findings as they come, for a build into `out` (default `_build`); the quick ones take a second or two, all of them about ten and the first reading of your data.
+    """Findings as they come, for a build into `out` (default `_build`): `quick` takes a second, all about ten
+    and the first reading of your data.
 
     Without a required library nothing else can be looked at.
     """
@@ -255,6 +404,6 @@ def examine(out: Path | None = None, quick: bool = False) -> Iterable[Finding]:
 
 
 def require(out: Path) -> None:
-    """BuildError with a sentence for each thing that keeps the book from being built into `out`, as far as that can be known in a second."""
+    """BuildError with a sentence for each thing that, as a second shows, keeps the book from being built."""
     if found := [line for line in examine(out, quick=True) if line.state == "cannot"]:
         raise build.BuildError("\n".join(f"{line.what}: {line.told}; {line.remedy}" for line in found))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_book import build
+from fer_book import build, doctor
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -41,7 +41,7 @@ def browser():
     """A headless browser that the system provides."""
     from playwright.sync_api import sync_playwright
 
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(filter(None, map(shutil.which, doctor.BROWSERS)), None)
     if not found:
         pytest.skip("needs a browser: apt-get install chromium")
     with sync_playwright() as playwright:
