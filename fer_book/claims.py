@@ -8,7 +8,7 @@ import importlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
@@ -22,23 +22,26 @@ from .datasets import project_home
 from .emotions import FER2013_EMOTIONS, FERPLUS_EMOTIONS, NORMS, VAD, votes_to_vad
 
 # %% auto #0
-__all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTED', 'CHECKS', 'PAPER_MODULES', 'VERDICTS',
-           'METRICS', 'TARGET_SPREAD', 'ClaimError', 'Claim', 'read_ledger', 'read_claims', 'fer2013_count',
-           'rest_of_count', 'rated_count', 'norm', 'mean_sd_of_norms', 'same_as', 'difference', 'count_above', 'quoted',
-           'convolutions', 'inception_parameters', 'find_checks', 'recompute', 'agrees', 'Run', 'read_run', 'read_runs',
-           'best_model', 'check_labels', 'judge', 'judge_order', 'class_recall', 'least_recall', 'largest_confusion',
-           'rare_minus_common', 'Metric', 'score', 'compare', 'soft_vote', 'ensembles', 'find_groups', 'other_spread',
-           'another_quantity', 'differences', 'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts',
-           'scoreboard']
+__all__ = ['KINDS', 'SPLITS', 'PAPERS', 'OUTCOMES', 'SHARED_DATA', 'SHARED_WEIGHTS', 'NETWORKS', 'POOLINGS', 'VOCABULARY',
+           'NOT_PRINTED', 'NOT_LEDGERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTED', 'CHECKS', 'PAPER_MODULES',
+           'VERDICTS', 'METRICS', 'TARGET_SPREAD', 'ClaimError', 'Claim', 'Setting', 'read_settings', 'read_ledger',
+           'read_claims', 'fer2013_count', 'rest_of_count', 'rated_count', 'norm', 'mean_sd_of_norms', 'same_as',
+           'difference', 'count_above', 'quoted', 'convolutions', 'inception_parameters', 'find_checks', 'recompute',
+           'agrees', 'Run', 'read_run', 'read_runs', 'best_model', 'check_labels', 'judge', 'judge_order',
+           'class_recall', 'least_recall', 'largest_confusion', 'rare_minus_common', 'Metric', 'score', 'compare',
+           'soft_vote', 'ensembles', 'find_groups', 'other_spread', 'another_quantity', 'differences', 'score_of',
+           'verdicts', 'to_json', 'readable', 'count_verdicts', 'scoreboard']
 
 # %% ../chapters/06_claims.ipynb #errors
 class ClaimError(ValueError):
     """A ledger or a recorded run is broken; the message names the file, the row and what to do."""
 
 # %% ../chapters/06_claims.ipynb #claim
-KINDS = ("arithmetic", "measured", "ordering", "gated")
-SPLITS = {"": (), "train": ("train",), "valid": ("valid",), "test": ("test",), "valid+test": ("valid", "test"),
-          "train+valid+test": ("train", "valid", "test")}
+KINDS = ("arithmetic", "measured", "ordering", "gated", "question", "stated")
+SPLITS = {
+    "": (), "train": ("train",), "valid": ("valid",), "test": ("test",),
+    "valid+test": ("valid", "test"), "train+valid+test": ("train", "valid", "test"),
+}
 PAPERS = {
     "emotions_classification": "Emotions Classification",
     "dimensional_vad": "Dimensional emotions (VAD)",
@@ -46,16 +49,31 @@ PAPERS = {
     "cake": "CAKE",
     "msau_net": "MSAU-Net",
 }
-_COLUMNS = ("id", "paper", "where", "model", "dataset", "split", "metric", "paper_value", "unit", "kind", "recipe", "check", "note")
+OUTCOMES = ("misprint", "inconsistent", "unexplained")
+_COLUMNS = ("id", "paper", "where", "model", "dataset", "split", "metric", "paper_value", "unit",
+            "kind", "setting", "recipe", "check", "outcome", "reading", "note")
 
 
 @dataclass(frozen=True)
 class Claim:
     """One number that a paper prints, as one row of `data/claims/<paper>.csv`.
 
-    `paper_value` is in `unit` ("%" and "points" are a hundred times the metric), printed with `decimals` decimals. `recipe`
-    names the recipes that answer a measured row, the most faithful first, split by ";" ("*" stands for any ending), or
-    "a > b" for an ordering ("a; c > b; d": a against b, and c against d); "a + b" is the soft vote of two recipes. `check` is the call that re-computes an arithmetic row.
+    id: a short name of its own. paper: the name of the file. where, model: the place in the paper and
+    what the number is about, in words. dataset, split, metric: what is scored. paper_value: the
+    printed number in `unit` ("%" and "points" are a hundred times the metric), with `decimals`
+    decimals; an ordering of which no size is printed, and a question, may leave it empty (nan).
+
+    kind: "arithmetic" (follows from the paper or from public facts), "measured" (the score of a
+    trained network), "ordering" (one network beats another; the value is the difference), "gated"
+    (measured, on data that nobody may pass on), "stated" (a printed number that nothing here can
+    test), "question" (asked by the book, printed by nobody: judged like the others, never counted).
+
+    setting: what the paper did, an id of `settings/<paper>.csv`; "a > b" for an ordering, "a + b" for
+    a soft vote. recipe: the recipes that answer the row, the most faithful first, split by ";" ("*"
+    stands for any ending); "a > b" for an ordering ("a; c > b; d": a against b, and c against d).
+    check: the call that computes an arithmetic row anew. outcome: why an arithmetic row does not add
+    up, one of `OUTCOMES`; empty for one that does. reading: the charitable reading, where a number
+    can be read in more than one way. note: what else a reader should know.
     """
 
     id: str
@@ -69,80 +87,247 @@ class Claim:
     decimals: int
     unit: str
     kind: str
+    setting: str
     recipe: str
     check: str
+    outcome: str
+    reading: str
     note: str
     place: str
+    settings: tuple[tuple[Setting, ...], ...] = ()
 
     @property
     def sides(self) -> list[list[str]]:
         """Name patterns of the recipes: one list, or two for an ordering."""
-        return [[name.strip() for name in side.split(";") if name.strip()] for side in self.recipe.split(">")]
+        return [[name.strip() for name in side.split(";") if name.strip()]
+                for side in self.recipe.split(">")]
+
+    @property
+    def trained(self) -> bool:
+        """Whether a trained network has to answer."""
+        return self.kind in ("measured", "ordering", "gated") or self.kind == "question" and not self.check
+
+    @property
+    def compares(self) -> bool:
+        """Whether the row is about two networks."""
+        return self.kind == "ordering" or self.kind == "question" and ">" in self.recipe
 
     @property
     def scale(self) -> float:
         """What a metric is multiplied by to be in the row's unit."""
         return 100.0 if self.unit in ("%", "points") else 1.0
 
+
+# %% ../chapters/06_claims.ipynb #setting
+SHARED_DATA = {"fer2013": True, "faces_news": True, "faces_film": True,
+               "affectnet": False, "rafdb": False, "sfew": False}
+"Data sets that a setting can name, and whether a reader can get them without asking anybody."
+SHARED_WEIGHTS = {"random": True, "imagenet": True, "dlib-face": True,
+                  "vggface": False, "vggface2": False, "affectnet": False}
+"Weights that a network can start from, and whether they may be passed on."
+NETWORKS = ("shallowcnn", "alexnet", "vggcnnm2048", "vgg16", "resnet18", "resnet50", "inception_v3",
+            "dlib", "tf_efficientnet_lite0")
+POOLINGS = ("global", "bilinear", "low-rank", "matched", "compact")
+_WORDS = {
+    "labels": ("own", "votes anew", "votes warriner", "votes fitted"),
+    "train_split": ("train", "valid", "test", "train+valid", "train rated", "train+valid rated"),
+    "trained": ("all", "head"),
+    "target": ("emotion", "va", "vad"),
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("constant", "plateau", "one-cycle", "step", "poly"),
+    "augmentation": ("flip", "vertical-flip", "rotate", "scale", "shift", "crop", "cutout"),
+    "test_time": ("none", "flip", "crops"),
+}
+
+
+def _any(words: Iterable[str]) -> str:
+    return f"({'|'.join(map(re.escape, words))})"
+
+
+def _chain(words: Iterable[str], joint: str = ">") -> str:
+    return f"{_any(words)}( [{joint}] {_any(words)})*"
+
+
+VOCABULARY = {
+    "data": (_chain(SHARED_DATA, ">+"), f"{', '.join(SHARED_DATA)}, joined by ' > ' (in turn) or ' + '"),
+    "labels": (_any(_WORDS["labels"]), ", ".join(_WORDS["labels"])),
+    "train_split": (_chain(_WORDS["train_split"]), ", ".join(_WORDS["train_split"])),
+    "architecture": (f"{_any(NETWORKS)}( {_any(POOLINGS)})?",
+                     f"{', '.join(NETWORKS)}, and a pooling ({', '.join(POOLINGS)}) if one is printed"),
+    "channels": (r"\d+%?\??", "a number, or a share of the named network's such as 100%"),
+    "weights": (_any(SHARED_WEIGHTS), ", ".join(SHARED_WEIGHTS)),
+    "trained": (_any(_WORDS["trained"]), ", ".join(_WORDS["trained"])),
+    "size": (r"\d+\??", "the side of the input in pixels"),
+    "target": (_any(_WORDS["target"]), ", ".join(_WORDS["target"])),
+    "training": (f"{_any(_WORDS['optimizer'])}( {_any(_WORDS['schedule'])})?",
+                 f"an optimiser ({', '.join(_WORDS['optimizer'])}) and, if printed, a schedule "
+                 f"({', '.join(_WORDS['schedule'])})"),
+    "epochs": (r"\d+\??", "a number"),
+    "augmentation": (f"none|{_any(_WORDS['augmentation'])}( {_any(_WORDS['augmentation'])})*",
+                     f"none or some of {', '.join(_WORDS['augmentation'])}"),
+    "test_time": (_any(_WORDS["test_time"]), ", ".join(_WORDS["test_time"])),
+}
+"What each field of a setting may say: a pattern, and the words for it. All may say `NOT_PRINTED`."
+NOT_PRINTED = "not printed"
+_SETTING_COLUMNS = ("id", "where", *VOCABULARY)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a paper got a number: one row of `data/claims/settings/<paper>.csv`, all fields text.
+
+    id: the name that the ledger uses. where: the place in the paper. data: what is trained on, "a > b"
+    one after the other, "a + b" together. labels: "own", or values from the crowd's votes by some
+    norms. train_split: "train rated" leaves out the faces that FER+ did not rate. architecture: the
+    network, and how it pools. channels: how many, or a share of the named network's. weights: where
+    training starts. trained: "all", or the "head" on a frozen body. size: pixels of the input's side.
+    target: what is learned. training: optimiser and schedule. epochs. augmentation. test_time: what
+    is averaged at test. Every field may be `NOT_PRINTED`; a number with "?" behind it is printed for
+    another network of the paper, or belongs to the named network, and is taken for this one.
+    """
+
+    id: str
+    where: str
+    data: str
+    labels: str
+    train_split: str
+    architecture: str
+    channels: str
+    weights: str
+    trained: str
+    size: str
+    target: str
+    training: str
+    epochs: str
+    augmentation: str
+    test_time: str
+
+
+def _table_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The place and the stripped fields of each row of a CSV file with exactly these columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != columns:
+                raise ClaimError(f"{path}, line 1: the columns must be {', '.join(columns)}.")
+            for row in reader:
+                place = f"{path}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise ClaimError(f"{place}: the row has not {len(columns)} fields; "
+                                     "put quotes around text with a comma.")
+                yield place, {k: v.strip() for k, v in row.items()}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ClaimError(f"{path} cannot be read as a CSV table ({error}); "
+                         "save it as UTF-8 CSV or restore it.") from error
+
+
+def read_settings(path: str | Path) -> dict[str, Setting]:
+    """The settings of one paper by id; ClaimError naming the line for a value outside its vocabulary."""
+    found: dict[str, Setting] = {}
+    for place, row in _table_rows(Path(path), _SETTING_COLUMNS):
+        if not row["id"] or row["id"] in found:
+            raise ClaimError(f"{place}: the setting needs an id that no other one has, not {row['id']!r}.")
+        for field, (pattern, words) in VOCABULARY.items():
+            if not row[field]:
+                raise ClaimError(f"{place}: the setting {row['id']!r} lacks {field}; "
+                                 f"write {words}, or {NOT_PRINTED!r}.")
+            if row[field] != NOT_PRINTED and not re.fullmatch(pattern, row[field]):
+                raise ClaimError(f"{place}: {row[field]!r} is no value of {field}; "
+                                 f"write {words}, or {NOT_PRINTED!r}.")
+        found[row["id"]] = Setting(**row)
+    return found
+
+
 # %% ../chapters/06_claims.ipynb #read-ledger
-def _claim(row: dict, place: str, paper: str) -> Claim:
+def _settings_of(text: str, known: Mapping[str, Setting], wrong: Callable[[str], ClaimError],
+                 ) -> tuple[tuple[Setting, ...], ...]:
+    """The settings that a row names: one tuple for each side, one setting for each member of a vote."""
+    if not text:
+        raise wrong("the claim has no setting; name one of settings/<paper>.csv, 'a > b' for an ordering.")
+    sides = [[name.strip() for name in side.split(" + ")] for side in text.split(">")]
+    for name in (name for side in sides for name in side):
+        if name not in known:
+            raise wrong(f"there is no setting {name!r}; use one of {', '.join(known) or 'none yet'}, "
+                        "or add it to settings/<paper>.csv.")
+    return tuple(tuple(known[name] for name in side) for side in sides)
+
+
+def _check_trained(claim: Claim, wrong: Callable[[str], ClaimError]) -> None:
+    """ClaimError unless a row that a network answers names metric, split and recipes that fit."""
+    sides = 2 if claim.compares else 1
+    if claim.metric not in METRICS:
+        raise wrong(f"there is no metric {claim.metric!r}; use one of {', '.join(METRICS)}.")
+    if "train" in (SPLITS[claim.split] or ("train",)):
+        raise wrong(f"the claim {claim.id!r} needs a split that runs predict: valid, test or valid+test.")
+    if (len(claim.sides) != sides or not all(claim.sides)
+            or len(claim.sides[0]) != len(claim.sides[-1])):
+        raise wrong(f"the recipe {claim.recipe!r} does not fit; write one or more names split by ';', "
+                    "or 'a > b' for an ordering.")
+    if len(claim.settings) != sides:
+        raise wrong(f"the setting {claim.setting!r} does not fit the recipe {claim.recipe!r}; "
+                    "write 'a', or 'a > b' for an ordering.")
+
+
+def _claim(row: dict, place: str, paper: str, settings: Mapping[str, Setting]) -> Claim:
     """The row as a `Claim`; ClaimError for the first thing that is wrong with it."""
     def wrong(problem: str) -> ClaimError:
         return ClaimError(f"{place}: {problem}")
 
-    if None in row or None in row.values():
-        raise wrong(f"the row has not {len(_COLUMNS)} fields; put quotes around text with a comma.")
-    row = {k: v.strip() for k, v in row.items()}
     if not row["id"]:
         raise wrong("the claim has no id; give it a short name of its own.")
     if row["paper"] != paper:
         raise wrong(f"the claim is filed under {row['paper']!r}; write {paper!r} or move it to {row['paper']}.csv.")
     if row["kind"] not in KINDS:
         raise wrong(f"{row['kind']!r} is no kind of claim; use {', '.join(KINDS)}.")
-    if not re.fullmatch(r"[-+]?\d+(\.\d+)?", row["paper_value"]):
-        raise wrong(f"the claim {row['id']!r} has no paper value ({row['paper_value']!r}); enter the number that the paper prints.")
+    empty = not row["paper_value"] and row["kind"] in ("ordering", "question")
+    if not empty and not re.fullmatch(r"[-+]?\d+(\.\d+)?", row["paper_value"]):
+        raise wrong(f"the claim {row['id']!r} has no paper value ({row['paper_value']!r}); "
+                    "enter the number that the paper prints.")
     if row["split"] not in SPLITS:
         raise wrong(f"{row['split']!r} is no split; use {', '.join(filter(None, SPLITS))}.")
-    claim = Claim(**row | {"paper_value": float(row["paper_value"])}, decimals=len(row["paper_value"].partition(".")[2]), place=place)
-    if claim.kind == "arithmetic":
+    if row["outcome"] and (row["outcome"] not in OUTCOMES or row["kind"] not in ("arithmetic", "question")):
+        raise wrong(f"{row['outcome']!r} is no outcome of this row; use {', '.join(OUTCOMES)} for arithmetic "
+                    "that does not add up, else leave it empty.")
+    values = {"paper_value": math.nan if empty else float(row["paper_value"]),
+              "decimals": len(row["paper_value"].partition(".")[2]), "place": place}
+    claim = Claim(**row | values)
+    if claim.trained:
+        claim = replace(claim, settings=_settings_of(claim.setting, settings, wrong))
+        _check_trained(claim, wrong)
+    elif claim.kind != "stated":
         _parse_check(claim)
-    elif claim.metric not in METRICS:
-        raise wrong(f"there is no metric {claim.metric!r}; use one of {', '.join(METRICS)}.")
-    elif "train" in (SPLITS[claim.split] or ("train",)):
-        raise wrong(f"the claim {claim.id!r} needs a split that runs predict: valid, test or valid+test.")
-    elif len(claim.sides) != (2 if claim.kind == "ordering" else 1) or not all(claim.sides) or len(claim.sides[0]) != len(claim.sides[-1]):
-        raise wrong(f"the recipe {claim.recipe!r} does not fit; write one or more names split by ';', or 'a > b' for an ordering.")
     return claim
 
 
 def read_ledger(path: str | Path) -> list[Claim]:
     """The claims of one ledger file; ClaimError naming the line for a row that cannot be used."""
     path, claims, seen = Path(path), [], {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != _COLUMNS:
-                raise ClaimError(f"{path}, line 1: the columns must be {', '.join(_COLUMNS)}.")
-            for row in reader:
-                claim = _claim(row, f"{path}, line {reader.line_num}", path.stem)
-                if claim.id in seen:
-                    raise ClaimError(f"{claim.place}: the id {claim.id!r} is taken by line {seen[claim.id]}; choose another.")
-                seen[claim.id] = reader.line_num
-                claims.append(claim)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ClaimError(f"{path} cannot be read as a CSV table ({error}); save it as UTF-8 CSV or restore it.") from error
+    beside = path.parent / "settings" / path.name
+    settings = read_settings(beside) if beside.exists() else {}
+    for place, row in _table_rows(path, _COLUMNS):
+        claim = _claim(row, place, path.stem, settings)
+        line = place.rpartition(" ")[2]
+        if claim.id in seen:
+            raise ClaimError(f"{place}: the id {claim.id!r} is taken by line {seen[claim.id]}; choose another.")
+        seen[claim.id] = line
+        claims.append(claim)
     return claims
 
 
+NOT_LEDGERS = ("verdicts",)
+"Tables in `data/claims` that no paper has filled."
+
+
 def read_claims(paper: str | None = None, home: str | Path | None = None) -> list[Claim]:
-    """The claims of all papers, or of one, from `data/claims` of the project; ClaimError if there is no such paper."""
+    """The claims of all papers, or of one, from `data/claims`; ClaimError if there is no such paper."""
     folder = Path(home or project_home()) / "data" / "claims"
-    papers = sorted(path.stem for path in folder.glob("*.csv"))
+    papers = sorted(path.stem for path in folder.glob("*.csv") if path.stem not in NOT_LEDGERS)
     if not papers:
         raise ClaimError(f"{folder} holds no ledger; set FER_BOOK_HOME to a checkout of the book.")
     if paper is not None and paper not in papers:
         raise ClaimError(f"{folder} has no ledger of {paper!r}; choose from {', '.join(papers)}.")
     return [claim for name in papers if paper in (None, name) for claim in read_ledger(folder / f"{name}.csv")]
+
 
 # %% ../chapters/06_claims.ipynb #facts
 # Images per class in the challenge's fer2013.csv: Training 28,709, PublicTest 3,589, PrivateTest 3,589.
@@ -619,7 +804,7 @@ TARGET_SPREAD = {"valence": 2.0725, "arousal": 1.3646, "dominance": 1.2467}
 def other_spread(claim: Claim, run: Run) -> list[str]:
     """Sentences for dimensions whose true values are spread otherwise than the paper's, by more than 2%, if that changes the metric."""
     metric, table = METRICS[claim.metric], _table(run, claim.split, True, True)
-    if claim.paper != "dimensional_vad" or claim.kind == "ordering" or not metric.has_unit:
+    if claim.paper != "dimensional_vad" or claim.compares or not metric.has_unit:
         return []
     spread = {d: float(table[f"true_{d}"].std(ddof=0)) for d in VAD if d in table and metric.dimension in (d, "all")}
     return [f"true {d} has standard deviation {sd:.2f}, the paper's at most {TARGET_SPREAD[d]:.2f}" for d, sd in spread.items() if abs(sd / TARGET_SPREAD[d] - 1) > 0.02]
@@ -669,10 +854,12 @@ def _ordered(claim: Claim, a: list[Run], b: list[Run]) -> dict:
 
 def _answer(claim: Claim, runs: list[Run], values: dict[str, float]) -> dict:
     """What the columns of a verdict hold for one claim."""
-    if claim.kind == "arithmetic":
+    if claim.kind == "stated":
+        return {"verdict": "not run yet"}
+    if not claim.trained:
         exact = recompute(claim, values)
         return {"ours": exact, "verdict": "holds" if agrees(claim.paper_value, exact, claim.decimals) else "contradicted"}
-    if claim.kind == "ordering":
+    if claim.compares:
         answers = [_ordered(claim, a, b) for a, b in _pairs(claim, runs)]
     else:
         answers = [_measured(claim, group) for group in find_groups(runs, claim.sides[0])]
@@ -710,7 +897,7 @@ def verdicts(paper: str | None = None, home: str | Path | None = None) -> pd.Dat
     home = Path(home or project_home())
     claims, runs = read_claims(paper, home), read_runs(home / "results")
     check_labels([run for run in runs if run.counts])
-    runs += ensembles(runs, sorted({name for claim in claims for side in claim.sides for name in side if " + " in name}))
+    runs += ensembles(runs, sorted({name for claim in claims if claim.trained for side in claim.sides for name in side if " + " in name}))
     rows = []
     for claim in claims:
         values = {other.id: other.paper_value for other in claims if other.paper == claim.paper}

@@ -92,7 +92,9 @@ def test_ledger_verdicts(tmp_path, monkeypatch):
     monkeypatch.delenv("FER_BOOK_DATA", raising=False)
     path = tmp_path / "data" / "claims" / "cascade_finetuning.csv"
     path.parent.mkdir(parents=True)
-    path.write_text((datasets.project_home() / "data" / "claims" / path.name).read_text())
+    for name in (path.name, f"settings/{path.name}"):
+        (path.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / name).write_text((datasets.project_home() / "data" / "claims" / name).read_text())
     table = claims.verdicts("cascade_finetuning", tmp_path).set_index("id")
     arithmetic = table[table["kind"] == "arithmetic"]
     contradicted = arithmetic[arithmetic["verdict"] == "contradicted"]["ours"].to_dict()

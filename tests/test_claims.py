@@ -2,6 +2,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,8 @@ from fer_book.claims import ClaimError
 from fer_book.emotions import FER2013_EMOTIONS, NORMS, VAD, VOTE_COLUMNS, votes_to_vad
 
 PAPER = "emotions_classification"
-HEADER = "id,paper,where,model,dataset,split,metric,paper_value,unit,kind,recipe,check,note"
+HEADER = "id,paper,where,model,dataset,split,metric,paper_value,unit,kind,setting,recipe,check,outcome,reading,note"
+SETTING = dict.fromkeys(claims.VOCABULARY, "not printed") | {"data": "fer2013", "architecture": "resnet18"}
 P = [f"p_{name}" for name in FER2013_EMOTIONS]
 
 
@@ -44,19 +46,41 @@ def write_run(home, recipe, table=None, seed=0, profile="cpu", differs=(), kind=
     return folder
 
 
-def write_ledger(home, *lines, paper="my_paper"):
-    path = home / "data" / "claims" / f"{paper}.csv"
+def write_settings(home, paper="my_paper", **settings):
+    """One line per setting, the fields that are given beside those of SETTING; "net" is always among them."""
+    path = home / "data" / "claims" / "settings" / f"{paper}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"id": name, "where": ""} | SETTING | fields for name, fields in ({"net": {}} | settings).items()]
+    pd.DataFrame(rows).to_csv(path, index=False)
+
+
+def write_ledger(home, *lines, paper="my_paper", **settings):
+    path = home / "data" / "claims" / f"{paper}.csv"
+    write_settings(home, paper, **settings)
     path.write_text("\n".join((HEADER, *lines)) + "\n")
     return path
 
 
-def measured(claim_id="a", value="70.0", recipe="net", split="valid+test", metric="accuracy", unit="%", kind="measured"):
-    return f"{claim_id},my_paper,Table 1,my net,fer2013,{split},{metric},{value},{unit},{kind},{recipe},,"
+def setting_of(recipe, setting="net"):
+    """The same setting for every side and every member of a recipe."""
+    return " > ".join(" + ".join([setting] * (side.split(";")[0].count(" + ") + 1)) for side in recipe.split(">"))
 
 
-def verdict(home, *lines):
-    write_ledger(home, *lines)
+def measured(claim_id="a", value="70.0", recipe="net", split="valid+test", metric="accuracy", unit="%", kind="measured", setting=None):
+    setting = setting_of(recipe) if setting is None else setting
+    return f"{claim_id},my_paper,Table 1,my net,fer2013,{split},{metric},{value},{unit},{kind},{setting},{recipe},,,,"
+
+
+def copy_ledger(home, paper):
+    """The book's ledger and settings of one paper, alone in `home`."""
+    for name in (f"{paper}.csv", f"settings/{paper}.csv"):
+        path = home / "data" / "claims" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / "data" / "claims" / name, path)
+
+
+def verdict(home, *lines, **settings):
+    write_ledger(home, *lines, **settings)
     return claims.verdicts(home=home).set_index("id")
 
 
@@ -92,7 +116,6 @@ def test_sums_and_differences_in_the_ledger_follow_from_its_printed_numbers():
              "vgg16-scratch": "t2-vgg16-scratch", "vgg16-imagenet": "t2-vgg16-imagenet", "vgg16-vggface": "t2-vgg16-vggface",
              "inceptionv3-scratch": "t2-inceptionv3", "shallow-cnn-paper + resnet18-scratch + vgg16-vggface": "t3-average"}
     orderings = [c for c in ledger.values() if c.kind == "ordering"]
-    orderings.remove(ledger["o-rare-fall"])
     assert len(orderings) == 10
     for claim in orderings:
         (a,), (b,) = claim.sides
@@ -101,7 +124,7 @@ def test_sums_and_differences_in_the_ledger_follow_from_its_printed_numbers():
 
 def test_arithmetic_verdicts_of_the_first_paper(tmp_path):
     home = tmp_path
-    write_ledger(home, *open(datasets.project_home() / "data/claims" / f"{PAPER}.csv").read().splitlines()[1:], paper=PAPER)
+    copy_ledger(home, PAPER)
     table = claims.verdicts(PAPER, home).set_index("id")
     arithmetic = table[table["kind"] == "arithmetic"]
     contradicted = arithmetic[arithmetic["verdict"] == "contradicted"]["ours"].to_dict()
@@ -301,7 +324,7 @@ def test_readable_has_a_line_for_every_group_of_runs(tmp_path):
 def test_counts_and_scoreboard_show_every_row(tmp_path):
     write_run(tmp_path, "net")
     write_ledger(tmp_path, measured("a", "71"), measured("b", "60"), measured("c", recipe="none"),
-                 'd,my_paper,Table 1,x,,,count,28709,images,arithmetic,,"fer2013_count(train, all)",')
+                 'd,my_paper,Table 1,x,,,count,28709,images,arithmetic,,,"fer2013_count(train, all)",,,')
     table = claims.verdicts(home=tmp_path)
     counts = claims.count_verdicts(table).loc["my_paper"]
     assert counts["all"] == 4 == counts.drop("all").sum()
@@ -334,9 +357,9 @@ BAD_ROWS = {
     "recipe": (measured(recipe=""), "write one or more names split by ';'"),
     "ordering": (measured(kind="ordering"), "or 'a > b' for an ordering"),
     "paper": (measured().replace("my_paper", "yours"), "filed under 'yours'; write 'my_paper' or move it to yours.csv"),
-    "commas": (measured() + ",a, b", "the row has not 13 fields; put quotes around text with a comma"),
-    "short": ("a,my_paper,Table 1", "the row has not 13 fields"),
-    "check": (measured(kind="arithmetic").replace(",net,,", ",,sums(a),"), r"line 2: there is no check 'sums\(a\)'"),
+    "commas": (measured() + ",a, b", "the row has not 16 fields; put quotes around text with a comma"),
+    "short": ("a,my_paper,Table 1", "the row has not 16 fields"),
+    "check": (measured(kind="arithmetic").replace(",net,net,,,,", ",,,sums(a),,,"), r"line 2: there is no check 'sums\(a\)'"),
 }
 
 
@@ -349,9 +372,37 @@ def test_broken_ledger_rows(tmp_path, case):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("field, value, sentence", [
+    ("data", "fer", "line 2: 'fer' is no value of data; write fer2013"), ("epochs", "many", "'many' is no value of epochs; write a number, or 'not printed'"),
+    ("size", "", "the setting 'net' lacks size; write the side"), ("architecture", "resnet18 max", "'resnet18 max' is no value of architecture"),
+    ("augmentation", "flip, rotate", "'flip, rotate' is no value of augmentation"), ("weights", "my weights", "no value of weights; write random")])
+def test_setting_outside_its_vocabulary(tmp_path, field, value, sentence):
+    path = write_ledger(tmp_path, measured(), net={field: value})
+    with pytest.raises(ClaimError, match=sentence) as error:
+        claims.read_ledger(path)
+    assert "settings/my_paper.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field, value", [("data", "fer2013 > sfew"), ("data", "affectnet + rafdb + sfew"), ("epochs", "60?"), ("channels", "25%"),
+                                          ("architecture", "resnet50 bilinear"), ("training", "sgd"), ("training", "adam one-cycle"), ("augmentation", "flip cutout")])
+def test_settings_that_can_be_said(tmp_path, field, value):
+    (claim,) = claims.read_ledger(write_ledger(tmp_path, measured(), net={field: value}))
+    assert getattr(claim.settings[0][0], field) == value
+
+
+@pytest.mark.parametrize("row, sentence", [
+    (measured(setting=""), "line 2: the claim has no setting; name one of settings/<paper>.csv"),
+    (measured(setting="nett"), "line 2: there is no setting 'nett'; use one of net, or add it"),
+    (measured(recipe="a > b", kind="ordering", setting="net"), "the setting 'net' does not fit the recipe 'a > b'"),
+    (measured().removesuffix(",,") + "misprint,,", "'misprint' is no outcome of this row")])
+def test_rows_without_a_setting_that_fits(tmp_path, row, sentence):
+    with pytest.raises(ClaimError, match=sentence):
+        claims.read_ledger(write_ledger(tmp_path, row))
+
+
 @pytest.mark.parametrize("check", ["same_as(b)", "same_as(a; a)", "fer2013_count(train)", "fer2013_count(all, anger)", "count_above(x, a)", "quoted(me)"])
 def test_checks_with_wrong_arguments(tmp_path, check):
-    write_ledger(tmp_path, f'a,my_paper,Table 1,x,,,count,3,,arithmetic,,"{check}",')
+    write_ledger(tmp_path, f'a,my_paper,Table 1,x,,,count,3,,arithmetic,,,"{check}",,,')
     with pytest.raises(ClaimError, match="line 2: the check .* does not work .*; correct its arguments"):
         claims.verdicts(home=tmp_path)
 
@@ -458,7 +509,7 @@ def vad_predictions(error=0.5, n_valid=200, n_test=300, seed=0, dimensions=("val
 
 
 def vad_row(metric, value, claim_id="a", recipe="reg", unit="", kind="measured", paper="my_paper"):
-    return f"{claim_id},{paper},Table II,net,fer2013,test,{metric},{value},{unit},{kind},{recipe},,"
+    return f"{claim_id},{paper},Table II,net,fer2013,test,{metric},{value},{unit},{kind},{setting_of(recipe)},{recipe},,,,"
 
 
 def with_target(table):
@@ -573,7 +624,7 @@ def test_all_numbers_of_tables_2_to_4_are_entered():
 def test_orderings_of_the_dimensional_paper_follow_from_its_tables():
     ledger = {claim.id: claim for claim in claims.read_claims("dimensional_vad")}
     value = {k: c.paper_value for k, c in ledger.items()}
-    orderings = [c for c in ledger.values() if c.kind == "ordering"]
+    orderings = [c for c in ledger.values() if c.kind == "question" and c.compares]
     assert len(orderings) == 30 + 30 + 24
     for claim in orderings:
         column = f"{claim.metric.split('_')[0]}-{claim.metric.split('_')[1].replace('pearson', 'r')}"
@@ -588,7 +639,7 @@ def test_counts_of_rated_images_are_those_of_the_data(real_data):
 
 
 def test_arithmetic_of_the_dimensional_paper_holds(tmp_path):
-    write_ledger(tmp_path, *open(datasets.project_home() / "data/claims/dimensional_vad.csv").read().splitlines()[1:], paper="dimensional_vad")
+    copy_ledger(tmp_path, "dimensional_vad")
     table = claims.verdicts("dimensional_vad", tmp_path)
     arithmetic = table[table["kind"] == "arithmetic"]
     assert len(arithmetic) == 14 and set(arithmetic["verdict"]) == {"holds"}
