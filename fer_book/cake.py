@@ -28,13 +28,13 @@ from .training import Fit, Recipe, cutout, describe_run, load_model, thin, write
 # %% auto #0
 __all__ = ['DOMAINS', 'N_CLASSES', 'OFFICIAL_SIZES', 'CHECKS', 'CAKE3_NORM', 'SIZES', 'SETTINGS', 'QUOTED', 'hold_out',
            'with_test', 'load_domains', 'draw_domains', 'class_weights', 'domain_weights', 'multi_domain_loss',
-           'official_size', 'share_of', 'Setting', 'CAKE', 'AV', 'Heads', 'Samples', 'cut', 'gather', 'predict_vad',
-           'Plan', 'multi_domain_weights', 'fit_heads', 'labels_of', 'confusions', 'scores', 'multi_domain_f1',
-           'Source', 'emotion_source', 'face_source', 'canonical_correlations', 'residual', 'multiple_correlation',
-           'spare_variate', 'compare_spaces', 'class_centres', 'angles_around_neutral', 'cyclic_agreement', 'cyclic_p',
-           'procrustes_distance', 'map_facts', 'shuffled', 'with_votes', 'from_crowd', 'crowd_settings', 'study_crowd',
-           'study_spaces', 'study_maps', 'label_quality', 'study_aligned', 'Study', 'study', 'study_recipe', 'record',
-           'recorded', 'read_heads', 'read_study', 'embed', 'emotion_map']
+           'official_size', 'share_of', 'resnet18_parameters', 'Setting', 'CAKE', 'AV', 'Heads', 'Samples', 'cut',
+           'gather', 'predict_vad', 'Plan', 'multi_domain_weights', 'fit_heads', 'labels_of', 'confusions', 'scores',
+           'multi_domain_f1', 'Source', 'emotion_source', 'face_source', 'canonical_correlations', 'residual',
+           'multiple_correlation', 'spare_variate', 'compare_spaces', 'class_centres', 'angles_around_neutral',
+           'cyclic_agreement', 'cyclic_p', 'procrustes_distance', 'map_facts', 'shuffled', 'with_votes', 'from_crowd',
+           'crowd_settings', 'study_crowd', 'study_spaces', 'study_maps', 'label_quality', 'study_aligned', 'Study',
+           'study', 'study_recipe', 'record', 'recorded', 'read_heads', 'read_study', 'embed', 'emotion_map']
 
 # %% ../chapters/13_cake.ipynb #domains
 DOMAINS = ("fer2013", "faces_news", "faces_film")
@@ -121,7 +121,12 @@ def share_of(values: Mapping[str, float], part: str, *whole: str) -> float:
     return 100 * size(part) / sum(map(size, whole))
 
 
-CHECKS = {f.__name__: f for f in (official_size, share_of)}  # what the ledger's arithmetic rows call
+def resnet18_parameters(values: Mapping[str, float]) -> float:
+    """Parameters of a ResNet-18 without its last layer, in millions (torchvision's has 11,689,512 with 1,000 classes)."""
+    return (11_689_512 - (512 + 1) * 1000) / 1e6
+
+
+CHECKS = {f.__name__: f for f in (official_size, share_of, resnet18_parameters)}  # what the ledger's arithmetic rows call
 
 # %% ../chapters/13_cake.ipynb #settings
 @dataclass(frozen=True)
