@@ -188,3 +188,12 @@ def test_a_number_typed_in_prose_is_seen(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("Ours is 66.80% and 1.6 points below 1,234 `0.5` $0.25$ (section 3.2) [a](b/0.7) \"9.9%\".\n\nTheirs is 74.14% {cite}`x`.")
     assert [NUMBER.findall(text) for _, text in paragraphs(page)] == [["66.80%", "1.6", "1,234"], ["74.14%"]]
+
+
+def test_every_source_is_cited_and_every_citation_has_a_source():
+    entries = re.findall(r"(?ms)^@\w+\{([^,]+),(.*?)^\}", (ROOT / "references.bib").read_text())
+    pages = "".join(c["source"] for chapter in CHAPTERS for c in cells(chapter)) + (ROOT / "data" / "datasets.md").read_text()
+    cited = {key.strip() for keys in re.findall(r"\{cite[^}]*\}`([^`]+)`", pages) for key in keys.split(",")}
+    assert cited == {key for key, _ in entries}
+    for key, fields in entries:
+        assert {"author", "title", "year"} <= set(re.findall(r"^  (\w+) = ", fields, re.M)), f"{key} lacks its author, title or year"
