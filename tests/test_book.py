@@ -144,7 +144,7 @@ LEDGER_OF = {"10_emotions_classification": "emotions_classification", "11_dimens
 # Numbers that no run and no paper decides, by what they mean. Everything else in prose is a paper's number that its ledger has, an
 # outside number in a paragraph that cites its source, or computed in a cell.
 DEFINED = {
-    "the levels of intervals and tests": {"95%", "5%"}, "resamples of the bootstrap": {"2,000"}, "all of something": {"100%"},
+    "the levels of intervals and tests": {"95%", "5%"}, "resamples": {"2,000", "1,000"}, "all of something": {"100%"},
     "thresholds: near copies, spreads of targets": {"0.95", "2%"}, "pixels of a 48 x 48 image": {"2,304"}, "images read at a time": {"1,024"},
     "FER+'s rules for several words": {"30%", "0.001"}, "how dlib normalises, and its distance": {"122.8", "117.0", "104.3", "0.6"},
     "quantiles of a distribution": {"1.96", "4.30"}, "made-up numbers of an example": {"70%", "0.7", "57.89"},
