@@ -433,14 +433,11 @@ def stage_recipe(network: str, stages: tuple[str, ...]) -> Recipe:
     """The recipe of the last stage of a chain; it starts from the chain without it (paper, 3.3)."""
     model, size = NETWORKS[network]
     first = len(stages) == 2
-    differs = ("30 epochs in batches of 128 (the paper prints neither)", "mirrored faces, no random crops")
-    if first:
-        differs += ("from random weights, not from ImageNet's", "learning rate from 0.01, as for random weights")
-    small = {"size": 96, "model_args": {"width": 0.25}, "differs": (*differs, "96 x 96 pixels and a quarter of the channels")}
+    small = {"size": 96, "model_args": {"width": 0.25}}
     return Recipe(name=recipe_name(network, stages), model=model, size=size, **STAGES[stages[-1]],
                   start="" if first else recipe_name(network, stages[:-1]),
                   optimizer="sgd", lr=0.01 if first else 0.001, weight_decay=5e-4, schedule="step", step=(10, 0.1), epochs=30, batch_size=128,
-                  differs=differs, comparable=False, profiles={"cpu": small})
+                  profiles={"cpu": small})
 
 
 RECIPES = tuple(stage_recipe(network, stages) for network, stages in paths())
@@ -650,9 +647,7 @@ def forgetting(source: tuple[np.ndarray, np.ndarray], source_test: tuple[np.ndar
 def film_recipe(scheme: str, features: str, strength: float, hold: float) -> Recipe:
     """The recipe under which a head on frozen features is recorded: `film-<scheme>-<features>`."""
     return Recipe(name=f"film-{scheme}-{features}", model="fer_book.cascade:Head", dataset="faces_film",
-                  model_args={"features": features, "strength": strength, "hold": hold}, comparable=False,
-                  differs=("920 film frames of 8 actors, each left out in turn, not SFEW",
-                           f"softmax regression on frozen {features} features, no network is fine-tuned"))
+                  model_args={"features": features, "strength": strength, "hold": hold})
 
 
 def record_film(source: tuple[np.ndarray, np.ndarray], film: FaceTable, x: np.ndarray, features: str, out: Path, profile: str = "cpu",
@@ -671,6 +666,7 @@ def record_film(source: tuple[np.ndarray, np.ndarray], film: FaceTable, x: np.nd
         recipe = film_recipe(scheme, features, strength, hold)
         probabilities = leave_one_actor_out(fit, x, y, actor).astype(np.float32)
         predictions = film.frame[["row", "emotion"]].reset_index(drop=True).assign(split="test", leaked=False)
+        predictions["subject"] = np.unique(actor.astype(str), return_inverse=True)[1]
         predictions = predictions.assign(**{f"p_{c}": probabilities[:, k] for k, c in enumerate(film.classes)})
         folders.append(record(recipe, profile, 0, film, predictions, out, len(source[1])))
     return folders

@@ -78,10 +78,12 @@ def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = 
     """
     home = Path(home or datasets.project_home())
     trained, told = load_model(run_id, home), json.loads((home / "results" / run_id / "run.json").read_text())
-    recipe = replace(trained.recipe, name=f"{trained.recipe.name}-on-{faces.name}", dataset=faces.name, differs=tuple(told["differs"]), comparable=told["differs_kind"] == "minor")
+    recipe = replace(trained.recipe, name=f"{trained.recipe.name}-on-{faces.name}", dataset=faces.name)
     faces = faces[np.isin(faces.frame["emotion"], range(len(trained.classes)))]
     tested = replace(faces.grey(), frame=faces.frame.assign(split="test"), classes=trained.classes)
     predictions = predict_split(trained, tested, np.array([]))
+    if "subject" in faces.frame:
+        predictions.insert(3, "subject", np.unique(faces.frame["subject"].astype(str), return_inverse=True)[1])
     return record(recipe, told["profile"], told["seed"], faces, predictions, Path(out or home / "results"))
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image

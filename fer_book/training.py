@@ -70,8 +70,7 @@ class Recipe:
     Where it starts: `start` names the recipe whose network of the same profile and seed, or of `start_seed`, gives the weights (the
     teacher is that of seed 0: training it again for every seed would double the time). `freeze` keeps the
     network's `body` as it is; with `views` it sees every face so many times before training and the rest learns from what it saw. `head_lr` multiplies the learning rate outside of it. `step` is (every so many epochs, factor).
-    `profiles` holds the changes that `at(profile)` applies. `comparable` is False when a setting in `differs` makes the number
-    another quantity than the paper's.
+    `profiles` holds the changes that `at(profile)` applies.
     """
 
     name: str
@@ -109,8 +108,6 @@ class Recipe:
     batch_size: int = 128
     keep: str = "last"
     flip_at_test: bool = False
-    differs: tuple[str, ...] = ()
-    comparable: bool = True
     profiles: Mapping[str, Mapping] = field(default_factory=dict)
 
     def at(self, profile: str) -> Recipe:
@@ -125,7 +122,7 @@ class Recipe:
     @property
     def settings(self) -> dict:
         """Every field that can change the result, as plain JSON types."""
-        kept = {k: v for k, v in asdict(self).items() if k not in ("profiles", "differs", "comparable")}
+        kept = {k: v for k, v in asdict(self).items() if k != "profiles"}
         return json.loads(json.dumps(kept))
 
     @property
@@ -796,8 +793,7 @@ def describe_run(done: Fit, recipe: Recipe, profile: str, seed: int, faces: Face
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     packages = ("fer-book", "torch", "torchvision", "fastai", "timm", "numpy", "pandas")
     return {
-        "id": done.id, "recipe": recipe.settings, "profile": profile, "seed": seed, "differs": list(recipe.differs),
-        "differs_kind": "minor" if recipe.comparable else "major", "commit": commit,
+        "id": done.id, "recipe": recipe.settings, "profile": profile, "seed": seed, "commit": commit,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads(), "precision": precision(device)},
         "data": {"name": faces.name, "fingerprint": faces.fingerprint} | sizes,
