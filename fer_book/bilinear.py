@@ -16,10 +16,9 @@ from . import backbones
 from .training import Recipe
 
 # %% auto #0
-__all__ = ['HEADS', 'CODE', 'IMAGENET', 'NORMS_OF_TEXT', 'FACE', 'TRUNCATED', 'FAIR', 'DLIB', 'FROZEN', 'BODIES', 'ON_TWO_CORES',
-           'SLOW', 'TRAININGS', 'RECIPES', 'signed_root', 'bilinear_pool', 'low_rank_bilinear', 'CompactBilinear',
-           'GlobalHead', 'MatchedHead', 'BilinearHead', 'CompactHead', 'LowRankHead', 'cut_body', 'PooledNet', 'build',
-           'bench_pooling']
+__all__ = ['HEADS', 'DLIB', 'FROZEN', 'BODIES', 'ON_TWO_CORES', 'SLOW', 'TRAININGS', 'RECIPES', 'signed_root', 'bilinear_pool',
+           'low_rank_bilinear', 'CompactBilinear', 'GlobalHead', 'MatchedHead', 'BilinearHead', 'CompactHead',
+           'LowRankHead', 'cut_body', 'PooledNet', 'build', 'bench_pooling']
 
 # %% ../chapters/11_dimensional_vad.ipynb #pool
 def _columns(x: Tensor) -> Tensor:
@@ -285,42 +284,29 @@ def bench_pooling(channels: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048), n
     return table
 
 # %% ../chapters/11_dimensional_vad.ipynb #recipes
-CODE = "batch 50 and weight decay 0.0005 as in the authors' scripts (the paper prints neither)"
-IMAGENET = "starts from ImageNet weights, not from VGG-Face or VGGFace2"
-NORMS_OF_TEXT = "norms as in the paper's text"
-
-
 def _paper(target: str, network: str, pooling: str, **changes) -> Recipe:
     """One of the paper's eight networks with the paper's training; cpu: the same network from scratch on 48 x 48 pixels."""
     name = f"{target}-{network}-{pooling}"
     arguments = {"backbone": network, "weights": "imagenet", "pooling": pooling}
     settings = dict(size=224, target=target, loss="l2+l1", optimizer="sgd", lr=1e-3, weight_decay=5e-4, schedule="step", step=(20, 0.5), epochs=100,
-                    batch_size=50, flip_at_test=True, differs=(CODE, IMAGENET, NORMS_OF_TEXT))
-    small = {"size": 48, "epochs": 4, "optimizer": "adam", "schedule": "one-cycle", "batch_size": 128, "comparable": False, "start": "",
-             "model_args": {"backbone": network, "pooling": pooling, "channels": 128, "reduction": 128},
-             "differs": ("4 one-cycle epochs with Adam, not 100 with SGD", "48 x 48 pixels, not 224 x 224", "no pre-training", "reduction to 128, not 512", NORMS_OF_TEXT)}
+                    batch_size=50, flip_at_test=True)
+    small = {"size": 48, "epochs": 4, "optimizer": "adam", "schedule": "one-cycle", "batch_size": 128, "start": "",
+             "model_args": {"backbone": network, "pooling": pooling, "channels": 128, "reduction": 128}}
     return Recipe(**dict(name=name, model="fer_book.bilinear:PooledNet", model_args=arguments) | settings | changes, profiles={"cpu": small})
-
-
-FACE, TRUNCATED = "another network: dlib's face ResNet", "its last block cut off, for a map of more than one place"
-FAIR = ("one-cycle training with Adam", "rotated, scaled and shifted in training")
 
 
 DLIB = {"backbone": "dlib", "weights": "face", "n_blocks": 13}
 FROZEN = {"size": 150, "lr": 1e-3, "epochs": 8, "freeze": True, "views": 2}
 BODIES = {
-    "dlib": {"model_args": DLIB, "size": 150, "lr": 3e-4, "head_lr": 3.0, "epochs": 30, "differs": (FACE, TRUNCATED, *FAIR)},
-    "frozen": {"model_args": DLIB, "differs": (FACE, TRUNCATED, "frozen", *FAIR)} | FROZEN,
-    "standardised": {"model_args": DLIB | {"standardise": True}, "differs": (FACE, TRUNCATED, "standardised", *FAIR)} | FROZEN,
-    "distilled": {"model_args": {"backbone": "dlib", "weights": "face"}, "size": 112, "lr": 3e-4, "head_lr": 3.0, "epochs": 30, "start": "dlib-distilled",
-                  "differs": (f"{FACE}, first trained on the seven emotions and on another network's answers", *FAIR)},
-    "resnet18": {"model_args": {"backbone": "resnet18"}, "size": 96, "lr": 1e-3, "epochs": 30, "differs": ("another network: ResNet-18 from scratch", *FAIR)}}
+    "dlib": {"model_args": DLIB, "size": 150, "lr": 3e-4, "head_lr": 3.0, "epochs": 30},
+    "frozen": {"model_args": DLIB} | FROZEN,
+    "standardised": {"model_args": DLIB | {"standardise": True}} | FROZEN,
+    "distilled": {"model_args": {"backbone": "dlib", "weights": "face"}, "size": 112, "lr": 3e-4, "head_lr": 3.0, "epochs": 30, "start": "dlib-distilled"},
+    "resnet18": {"model_args": {"backbone": "resnet18"}, "size": 96, "lr": 1e-3, "epochs": 30}}
 ON_TWO_CORES = {
-    "dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned",
-             "differs": (f"{FACE}, first trained on the seven emotions", TRUNCATED, *FAIR, "5 epochs", NORMS_OF_TEXT)},
+    "dlib": {"size": 112, "epochs": 5, "start": "dlib-finetuned"},
     "distilled": {"epochs": 12},
-    "resnet18": {"size": 48, "epochs": 4, "lr": 3e-4, "head_lr": 3.0, "start": "resnet18-scratch", "start_seed": 0,
-                 "differs": ("another network: ResNet-18, first trained on the seven emotions", *FAIR, "4 epochs", NORMS_OF_TEXT)}}
+    "resnet18": {"size": 48, "epochs": 4, "lr": 3e-4, "head_lr": 3.0, "start": "resnet18-scratch", "start_seed": 0}}
 
 
 def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
@@ -328,35 +314,30 @@ def _fair(target: str, network: str, pooling: str, **changes) -> Recipe:
     body = BODIES[network]
     arguments = body["model_args"] | {"pooling": pooling, "channels": 128, "reduction": 128} | changes.get("model_args", {})
     settings = dict(name=f"{target}-{network}-{pooling}", target=target, loss="l2+l1", rotate=8.0, scale=0.08, shift=0.04, weight_decay=0.02,
-                    schedule="one-cycle", batch_size=128, flip_at_test=True, comparable=False, profiles={"cpu": ON_TWO_CORES.get(network, {})})
-    told = {"differs": (*body["differs"], NORMS_OF_TEXT)}
-    return Recipe(model="fer_book.bilinear:PooledNet", **settings | body | told | changes | {"model_args": arguments})
+                    schedule="one-cycle", batch_size=128, flip_at_test=True, profiles={"cpu": ON_TWO_CORES.get(network, {})})
+    return Recipe(model="fer_book.bilinear:PooledNet", **settings | body | changes | {"model_args": arguments})
 
 
 SLOW = {"optimizer": "sgd", "lr": 1e-3, "weight_decay": 5e-4, "batch_size": 50}
 TRAININGS = {
-    "paper": SLOW | {"schedule": "step", "step": (2, 0.5), "differs": (FACE, TRUNCATED, "standardised", FAIR[1], "8 epochs, not 100, halved every 2", NORMS_OF_TEXT)},
-    "code": SLOW | {"schedule": "poly", "l1_weight": 1.0, "model_args": {"dropout": 0.5}, "differs": (
-        FACE, TRUNCATED, "standardised", FAIR[1], "as the authors' scripts: loss weights 1, poly schedule, dropout 0.5", "8 epochs, not 500", NORMS_OF_TEXT)}}
+    "paper": SLOW | {"schedule": "step", "step": (2, 0.5)},
+    "code": SLOW | {"schedule": "poly", "l1_weight": 1.0, "model_args": {"dropout": 0.5}}}
 
 
 RECIPES = (
     *(_paper(target, network, pooling) for target in ("va", "vad") for network in ("vgg16", "resnet50") for pooling in ("global", "bilinear")),
     _paper("vad", "resnet50", "bilinear", name="vad-resnet50-bilinear-code", l1_weight=1.0, lr=1e-4, schedule="poly", epochs=500, head_lr=10.0, scale=0.1,
-           shift=0.05, start="vad-resnet50-global", model_args={"backbone": "resnet50", "weights": "imagenet", "pooling": "bilinear", "dropout": 0.5},
-           differs=("as the authors' scripts, not as the paper: loss weights 1, poly schedule over 500 epochs, head at ten times the rate, crops, dropout 0.5, "
-                    "starts from the global network", IMAGENET, NORMS_OF_TEXT)),
+           shift=0.05, start="vad-resnet50-global", model_args={"backbone": "resnet50", "weights": "imagenet", "pooling": "bilinear", "dropout": 0.5}),
     *(_fair(target, network, pooling) for target in ("va", "vad") for network in ("dlib", "resnet18", "standardised") for pooling in ("global", "bilinear")),
     *(_fair("vad", network, pooling) for network in ("dlib", "resnet18", "standardised") for pooling in ("low-rank", "matched")),
     *(_fair("vad", "frozen", pooling) for pooling in ("global", "bilinear", "low-rank", "matched")),
     _fair("vad", "standardised", "compact"),
     *(_fair("vad", "standardised", "bilinear", name=f"vad-standardised-bilinear-{way}", **training) for way, training in TRAININGS.items()),
-    _fair("vad", "standardised", "global", name="vad-standardised-global-long", epochs=60, differs=(FACE, TRUNCATED, "standardised", *FAIR, "60 epochs, not 8", NORMS_OF_TEXT)),
+    _fair("vad", "standardised", "global", name="vad-standardised-global-long", epochs=60),
     _fair("vad", "distilled", "global"),
-    _fair("vad", "distilled", "global", name="vad-distilled-global-fitted", norms="fitted", start="vad-distilled-global", epochs=4, profiles={},
-          differs=(f"{FACE}, first trained on the norms of the paper's text", *FAIR)),
-    _fair("vad", "distilled", "global", name="vad-distilled-global-fitted-long", norms="fitted", start="vad-distilled-global-fitted", epochs=12, cutout=0.25,
-          profiles={}, differs=(f"{FACE}, first trained on the norms of the paper's text", *FAIR, "a quarter of the side cut out in training")),
-    _fair("vad", "standardised", "bilinear", name="vad-standardised-bilinear-fitted", norms="fitted", differs=(FACE, TRUNCATED, "standardised", *FAIR)),
-    _paper("vad", "resnet50", "bilinear", name="vad-resnet50-bilinear-fitted", norms="fitted", differs=(CODE, IMAGENET)),
+    _fair("vad", "distilled", "global", name="vad-distilled-global-fitted", norms="fitted", start="vad-distilled-global", epochs=4, profiles={}),
+    _fair("vad", "distilled", "global", name="vad-distilled-global-fitted-long", norms="fitted", start="vad-distilled-global-fitted", epochs=12,
+          cutout=0.25, profiles={}),
+    _fair("vad", "standardised", "bilinear", name="vad-standardised-bilinear-fitted", norms="fitted"),
+    _paper("vad", "resnet50", "bilinear", name="vad-resnet50-bilinear-fitted", norms="fitted"),
 )

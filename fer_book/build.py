@@ -296,12 +296,12 @@ def publishable(executed: dict) -> dict:
 
 
 def assemble(executed: Path, book: Path) -> None:
-    """Lay out in `book` what Jupyter Book renders: configuration, executed chapters, pages of `data/`, style and scripts."""
+    """Lay out in `book` what Jupyter Book renders: configuration, sources, executed chapters, pages of `data/`, style and scripts."""
     project = home()
     clear(book)
     (book / "chapters").mkdir(parents=True)
     (book / "data").mkdir()
-    for name in ("_config.yml", "_toc.yml"):
+    for name in ("_config.yml", "_toc.yml", "references.bib"):
         shutil.copy(project / name, book / name)
     shutil.copytree(project / "site", book / "site", ignore=shutil.ignore_patterns("README.md"))
     for copied in (book / "site", *(book / "site").rglob("*/")):

@@ -28,13 +28,13 @@ from .training import Fit, Recipe, cutout, describe_run, load_model, thin, write
 # %% auto #0
 __all__ = ['DOMAINS', 'N_CLASSES', 'OFFICIAL_SIZES', 'CHECKS', 'CAKE3_NORM', 'SIZES', 'SETTINGS', 'QUOTED', 'hold_out',
            'with_test', 'load_domains', 'draw_domains', 'class_weights', 'domain_weights', 'multi_domain_loss',
-           'official_size', 'share_of', 'Setting', 'CAKE', 'AV', 'Heads', 'Samples', 'cut', 'gather', 'predict_vad',
-           'Plan', 'multi_domain_weights', 'fit_heads', 'labels_of', 'confusions', 'scores', 'multi_domain_f1',
-           'Source', 'emotion_source', 'face_source', 'canonical_correlations', 'residual', 'multiple_correlation',
-           'spare_variate', 'compare_spaces', 'class_centres', 'angles_around_neutral', 'cyclic_agreement', 'cyclic_p',
-           'procrustes_distance', 'map_facts', 'shuffled', 'with_votes', 'from_crowd', 'crowd_settings', 'study_crowd',
-           'study_spaces', 'study_maps', 'label_quality', 'study_aligned', 'Study', 'study', 'study_recipe', 'record',
-           'recorded', 'read_heads', 'read_study', 'embed', 'emotion_map']
+           'official_size', 'share_of', 'resnet18_parameters', 'Setting', 'CAKE', 'AV', 'Heads', 'Samples', 'cut',
+           'gather', 'predict_vad', 'Plan', 'multi_domain_weights', 'fit_heads', 'labels_of', 'confusions', 'scores',
+           'multi_domain_f1', 'Source', 'emotion_source', 'face_source', 'canonical_correlations', 'residual',
+           'multiple_correlation', 'spare_variate', 'compare_spaces', 'class_centres', 'angles_around_neutral',
+           'cyclic_agreement', 'cyclic_p', 'procrustes_distance', 'map_facts', 'shuffled', 'with_votes', 'from_crowd',
+           'crowd_settings', 'study_crowd', 'study_spaces', 'study_maps', 'label_quality', 'study_aligned', 'Study',
+           'study', 'study_recipe', 'record', 'recorded', 'read_heads', 'embed', 'emotion_map']
 
 # %% ../chapters/13_cake.ipynb #domains
 DOMAINS = ("fer2013", "faces_news", "faces_film")
@@ -121,7 +121,12 @@ def share_of(values: Mapping[str, float], part: str, *whole: str) -> float:
     return 100 * size(part) / sum(map(size, whole))
 
 
-CHECKS = {f.__name__: f for f in (official_size, share_of)}  # what the ledger's arithmetic rows call
+def resnet18_parameters(values: Mapping[str, float]) -> float:
+    """Parameters of a ResNet-18 without its last layer, in millions (torchvision's has 11,689,512 with 1,000 classes)."""
+    return (11_689_512 - (512 + 1) * 1000) / 1e6
+
+
+CHECKS = {f.__name__: f for f in (official_size, share_of, resnet18_parameters)}  # what the ledger's arithmetic rows call
 
 # %% ../chapters/13_cake.ipynb #settings
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ class Heads(nn.Module):
 class Samples:
     """Faces of several domains as tensors: `x` (N, D) features, `y` (N,) labels, `domain` (N,), `given` (N, G) dimensions that are known.
 
-    `frame` has one line per face: dataset, row, split, emotion, leaked, then valence, arousal, dominance (-4..4 from the crowd, NaN without votes)
+    `frame` has one line per face: dataset, row, split, emotion, subject (-1 where it is not known), leaked, then valence, arousal, dominance (-4..4 from the crowd, NaN without votes)
     and entropy of the votes for the seven emotions, in bits. `mean`, `sd` (D,): what features were standardised with.
     """
 
@@ -217,7 +222,8 @@ class Samples:
 
 
 def _lines(name: str, faces: FaceTable) -> pd.DataFrame:
-    frame = faces.frame[["row", "split", "emotion"]].reset_index(drop=True).assign(dataset=name, leaked=datasets.leaked(faces))
+    person = np.unique(faces.frame["subject"].astype(str), return_inverse=True)[1] if "subject" in faces.frame else -1
+    frame = faces.frame[["row", "split", "emotion"]].reset_index(drop=True).assign(dataset=name, subject=person, leaked=datasets.leaked(faces))
     if not faces.has_votes:
         return frame.assign(**dict.fromkeys((*VAD, "entropy"), np.nan))
     votes = faces.frame[list(FER2013_EMOTIONS)].to_numpy(float)
@@ -614,7 +620,7 @@ def study(samples: Samples, seeds: Sequence[int] = range(10), plan: Plan = Plan(
             columns[f"{name}/{seed}/{DOMAINS[0]}"] = np.full(len(test), -1, np.int8)
             columns[f"{name}/{seed}/{DOMAINS[0]}"][of_crowd] = named[name][r]
     report(f"section 2.1: {time.monotonic() - began:.1f} s")
-    answers = pd.concat([test.frame[["dataset", "row", "emotion", "leaked"]], pd.DataFrame(columns)], axis=1)
+    answers = pd.concat([test.frame[["dataset", "row", "subject", "emotion", "leaked"]], pd.DataFrame(columns)], axis=1)
     z = kept["cake-3"].embed(test.x, test.given)[0].numpy()
     points = test.frame[["dataset", "row", "emotion"]].assign(**{f"k{i + 1}": z[:, i].round(3) for i in range(3)})
     plane = kept["cake-2"].embed(test.x, test.given)[0].numpy()
@@ -627,14 +633,8 @@ def study(samples: Samples, seeds: Sequence[int] = range(10), plan: Plan = Plan(
 
 def study_recipe(source: Source, plan: Plan, seeds: Sequence[int], settings: Sequence[Setting], copies: int) -> Recipe:
     """The recipe under which a study is recorded."""
-    differs = ("FER-2013, faces_news and faces_film in the places of AffectNet, RAF-DB and SFEW",
-               f"features of {source.network}, frozen, not of a ResNet-18 trained on AffectNet at 224 pixels",
-               "valence and arousal by ridge regression on FER+ votes, not by a network trained on ratings",
-               f"Adam at {plan.lr:g} over the root of a layer's inputs, {plan.epochs} epochs in batches of {plan.batch_size}, dropout "
-               f"{plan.dropout:g} (the paper prints none of them)",
-               *(() if copies else ("no cutout in the training of the heads",)))
     return Recipe(name=f"cake-{source.kind}", model="fer_book.cake:Heads", dataset=DOMAINS[0], lr=plan.lr, epochs=plan.epochs, batch_size=plan.batch_size,
-                  cutout=45 / 224 if copies else 0.0, class_weights=True, comparable=False, differs=differs,
+                  cutout=45 / 224 if copies else 0.0, class_weights=True,
                   model_args={"network": source.network, "seeds": list(seeds), "settings": [s.name for s in settings], "dropout": plan.dropout,
                               "copies": copies})
 
@@ -689,32 +689,6 @@ def read_heads(folder: Path) -> tuple[dict[str, Heads], Tensor, Tensor]:
         heads[name].load_state_dict(state)
         heads[name].eval().requires_grad_(False)
     return heads, tensors["mean"], tensors["sd"]
-
-
-def read_study(folder: Path) -> list[claims.Run]:
-    """The answers of a recorded study as runs with one-hot probabilities, one for each setting, seed, classifier and domain.
-
-    A run is named after them, "cake-3-fer2013" or "cake-3-fer2013-on-faces_film"; "face-" before it unless the features are an emotion network's.
-    """
-    record, answers = json.loads((folder / "run.json").read_text()), pd.read_parquet(folder / "answers.parquet")
-    counts = record["profile"] in ("cpu", "gpu") and not record["embedded"]
-    kind = record["recipe"]["name"].removeprefix("cake").removeprefix("-emotion")
-    kind = f"{kind[1:]}-" if kind else ""
-    settings = json.dumps(record["recipe"]["model_args"] | {"lr": record["recipe"]["lr"], "epochs": record["recipe"]["epochs"]}, sort_keys=True)
-    images = dict(list(answers[["dataset", "row", "emotion", "leaked"]].assign(split=pd.Categorical(["test"] * len(answers))).groupby("dataset")))
-    runs = []
-    for column in (c for c in answers if c.count("/") == 2):
-        setting, seed, head = column.split("/")
-        for dataset, part in images.items():
-            said = answers[column].to_numpy()[part.index]
-            if not (asked := said >= 0).any():
-                continue
-            p = pd.DataFrame(np.eye(N_CLASSES, dtype=np.float32)[said[asked].astype(int)], columns=[f"p_{c}" for c in FER2013_EMOTIONS])
-            table = pd.concat([part[asked].drop(columns="dataset").reset_index(drop=True), p], axis=1)
-            name = f"{kind}{setting}-{head}" if head == dataset else f"{kind}{setting}-{head}-on-{dataset}"
-            runs.append(claims.Run(f"{folder.name}/{setting}/{seed}/{head}/{dataset}", name, settings, record["profile"], int(seed), tuple(record["differs"]),
-                                   record["differs_kind"] == "major", record["finished"], dataset, record["domains"][dataset]["fingerprint"], counts, table))
-    return runs
 
 # %% ../chapters/13_cake.ipynb #embed
 def embed(images: np.ndarray, home: Path | None = None) -> np.ndarray:

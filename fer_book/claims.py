@@ -4,41 +4,52 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import json
 import math
+import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from . import datasets, metrics
 from .datasets import project_home
 from .emotions import FER2013_EMOTIONS, FERPLUS_EMOTIONS, NORMS, VAD, votes_to_vad
 
+
 # %% auto #0
-__all__ = ['KINDS', 'SPLITS', 'PAPERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTED', 'CHECKS', 'PAPER_MODULES', 'VERDICTS',
-           'METRICS', 'TARGET_SPREAD', 'ClaimError', 'Claim', 'read_ledger', 'read_claims', 'fer2013_count',
+__all__ = ['KINDS', 'SPLITS', 'PAPERS', 'OUTCOMES', 'SHARED_DATA', 'SHARED_WEIGHTS', 'NETWORKS', 'POOLINGS', 'VOCABULARY',
+           'NOT_PRINTED', 'NOT_LEDGERS', 'FER2013_COUNTS', 'RATED_COUNTS', 'QUOTED', 'CHECKS', 'RENAMED', 'ADVICE',
+           'GRADES', 'JUDGED', 'RULES', 'STATES', 'VERDICTS', 'UNCOUNTED', 'MIN_SEEDS', 'MIN_IMAGES', 'RESAMPLES',
+           'RECALLS', 'least_recall', 'largest_confusion', 'rare_minus_common', 'RARE_AND_COMMON', 'METRICS',
+           'ClaimError', 'Claim', 'Setting', 'read_settings', 'read_ledger', 'read_claims', 'fer2013_count',
            'rest_of_count', 'rated_count', 'norm', 'mean_sd_of_norms', 'same_as', 'difference', 'count_above', 'quoted',
-           'convolutions', 'inception_parameters', 'find_checks', 'recompute', 'agrees', 'Run', 'read_run', 'read_runs',
-           'best_model', 'check_labels', 'judge', 'judge_order', 'class_recall', 'least_recall', 'largest_confusion',
-           'rare_minus_common', 'Metric', 'score', 'compare', 'soft_vote', 'ensembles', 'find_groups', 'other_spread',
-           'another_quantity', 'differences', 'score_of', 'verdicts', 'to_json', 'readable', 'count_verdicts',
-           'scoreboard']
+           'convolutions', 'inception_parameters', 'find_check', 'recompute', 'agrees', 'is_reprint',
+           'judge_arithmetic', 'Run', 'read_run', 'read_runs', 'study_runs', 'best_model', 'check_labels', 'Rule',
+           'Gap', 'setting_of', 'gaps', 'gravest', 'judge', 'judge_direction', 'judge_size', 'Metric', 'Answers',
+           'answers', 'shared_answers', 'soft_vote', 'ensembles', 'find_groups', 'find_pairs', 'Result', 'waits_for',
+           'results_of', 'verdicts', 'to_json', 'readable', 'counted', 'count_states', 'headline',
+           'arithmetic_headline', 'scoreboard', 'gate', 'write_gate', 'read_gate']
 
 # %% ../chapters/06_claims.ipynb #errors
 class ClaimError(ValueError):
     """A ledger or a recorded run is broken; the message names the file, the row and what to do."""
 
 # %% ../chapters/06_claims.ipynb #claim
-KINDS = ("arithmetic", "measured", "ordering", "gated")
-SPLITS = {"": (), "train": ("train",), "valid": ("valid",), "test": ("test",), "valid+test": ("valid", "test"),
-          "train+valid+test": ("train", "valid", "test")}
+KINDS = ("arithmetic", "measured", "ordering", "gated", "question", "stated")
+SPLITS = {
+    "": (), "train": ("train",), "valid": ("valid",), "test": ("test",),
+    "valid+test": ("valid", "test"), "train+valid+test": ("train", "valid", "test"),
+}
 PAPERS = {
     "emotions_classification": "Emotions Classification",
     "dimensional_vad": "Dimensional emotions (VAD)",
@@ -46,16 +57,31 @@ PAPERS = {
     "cake": "CAKE",
     "msau_net": "MSAU-Net",
 }
-_COLUMNS = ("id", "paper", "where", "model", "dataset", "split", "metric", "paper_value", "unit", "kind", "recipe", "check", "note")
+OUTCOMES = ("misprint", "inconsistent", "unexplained")
+_COLUMNS = ("id", "paper", "where", "model", "dataset", "split", "metric", "paper_value", "unit",
+            "kind", "setting", "recipe", "check", "outcome", "reading", "note")
 
 
 @dataclass(frozen=True)
 class Claim:
     """One number that a paper prints, as one row of `data/claims/<paper>.csv`.
 
-    `paper_value` is in `unit` ("%" and "points" are a hundred times the metric), printed with `decimals` decimals. `recipe`
-    names the recipes that answer a measured row, the most faithful first, split by ";" ("*" stands for any ending), or
-    "a > b" for an ordering ("a; c > b; d": a against b, and c against d); "a + b" is the soft vote of two recipes. `check` is the call that re-computes an arithmetic row.
+    id: a short name of its own. paper: the name of the file. where, model: the place in the paper and
+    what the number is about, in words. dataset, split, metric: what is scored. paper_value: the
+    printed number in `unit` ("%" and "points" are a hundred times the metric), with `decimals`
+    decimals; an ordering of which no size is printed, and a question, may leave it empty (nan).
+
+    kind: "arithmetic" (follows from the paper or from public facts), "measured" (the score of a
+    trained network), "ordering" (one network beats another; the value is the difference), "gated"
+    (measured, on data that nobody may pass on), "stated" (a printed number that nothing here can
+    test), "question" (asked by the book, printed by nobody: judged like the others, never counted).
+
+    setting: what the paper did, an id of `settings/<paper>.csv`; "a > b" for an ordering, "a + b" for
+    a soft vote. recipe: the recipes that answer the row, the most faithful first, split by ";" ("*"
+    stands for any ending); "a > b" for an ordering ("a; c > b; d": a against b, and c against d).
+    check: the call that computes an arithmetic row anew. outcome: why an arithmetic row does not add
+    up, one of `OUTCOMES`; empty for one that does. reading: the charitable reading, where a number
+    can be read in more than one way. note: what else a reader should know.
     """
 
     id: str
@@ -69,80 +95,248 @@ class Claim:
     decimals: int
     unit: str
     kind: str
+    setting: str
     recipe: str
     check: str
+    outcome: str
+    reading: str
     note: str
     place: str
+    settings: tuple[tuple[Setting, ...], ...] = ()
 
     @property
     def sides(self) -> list[list[str]]:
         """Name patterns of the recipes: one list, or two for an ordering."""
-        return [[name.strip() for name in side.split(";") if name.strip()] for side in self.recipe.split(">")]
+        return [[name.strip() for name in side.split(";") if name.strip()]
+                for side in self.recipe.split(">")]
+
+    @property
+    def trained(self) -> bool:
+        """Whether a trained network has to answer."""
+        return self.kind in ("measured", "ordering", "gated") or self.kind == "question" and not self.check
+
+    @property
+    def compares(self) -> bool:
+        """Whether the row is about two networks."""
+        return self.kind == "ordering" or self.kind == "question" and ">" in self.recipe
 
     @property
     def scale(self) -> float:
         """What a metric is multiplied by to be in the row's unit."""
         return 100.0 if self.unit in ("%", "points") else 1.0
 
+
+# %% ../chapters/06_claims.ipynb #setting
+SHARED_DATA = {"fer2013": True, "faces_news": True, "faces_film": True,
+               "affectnet": False, "rafdb": False, "sfew": False}
+"Data sets that a setting can name, and whether a reader can get them without asking anybody."
+SHARED_WEIGHTS = {"random": True, "imagenet": True, "dlib-face": True,
+                  "vggface": False, "vggface2": False, "affectnet": False}
+"Weights that a network can start from, and whether they may be passed on."
+NETWORKS = ("shallowcnn", "alexnet", "vggcnnm2048", "vgg16", "resnet18", "resnet50", "inception_v3",
+            "dlib", "tf_efficientnet_lite0")
+POOLINGS = ("global", "bilinear", "low-rank", "matched", "compact")
+_WORDS = {
+    "labels": ("own", "votes anew", "votes warriner", "votes fitted"),
+    "train_split": ("train", "valid", "test", "train+valid", "train rated", "train+valid rated"),
+    "trained": ("all", "head"),
+    "target": ("emotion", "va", "vad"),
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("constant", "plateau", "one-cycle", "step", "poly"),
+    "augmentation": ("flip", "vertical-flip", "rotate", "scale", "shift", "crop", "cutout"),
+    "test_time": ("none", "flip", "crops"),
+}
+
+
+def _any(words: Iterable[str]) -> str:
+    return f"({'|'.join(map(re.escape, words))})"
+
+
+def _chain(words: Iterable[str], joint: str = ">") -> str:
+    return f"{_any(words)}( [{joint}] {_any(words)})*"
+
+
+VOCABULARY = {
+    "data": (_chain(SHARED_DATA, ">+"), f"{', '.join(SHARED_DATA)}, joined by ' > ' (in turn) or ' + '"),
+    "labels": (_any(_WORDS["labels"]), ", ".join(_WORDS["labels"])),
+    "train_split": (_chain(_WORDS["train_split"]), ", ".join(_WORDS["train_split"])),
+    "architecture": (f"{_any(NETWORKS)}( {_any(POOLINGS)})?",
+                     f"{', '.join(NETWORKS)}, and a pooling ({', '.join(POOLINGS)}) if one is printed"),
+    "channels": (r"\d+%?\??", "a number, or a share of the named network's such as 100%"),
+    "weights": (_any(SHARED_WEIGHTS), ", ".join(SHARED_WEIGHTS)),
+    "trained": (_any(_WORDS["trained"]), ", ".join(_WORDS["trained"])),
+    "size": (r"\d+\??", "the side of the input in pixels"),
+    "target": (_any(_WORDS["target"]), ", ".join(_WORDS["target"])),
+    "training": (f"{_any(_WORDS['optimizer'])}( {_any(_WORDS['schedule'])})?",
+                 f"an optimiser ({', '.join(_WORDS['optimizer'])}) and, if printed, a schedule "
+                 f"({', '.join(_WORDS['schedule'])})"),
+    "epochs": (r"\d+\??", "a number"),
+    "augmentation": (f"none|{_any(_WORDS['augmentation'])}( {_any(_WORDS['augmentation'])})*",
+                     f"none or some of {', '.join(_WORDS['augmentation'])}"),
+    "test_time": (_any(_WORDS["test_time"]), ", ".join(_WORDS["test_time"])),
+}
+"What each field of a setting may say: a pattern, and the words for it. All may say `NOT_PRINTED`."
+NOT_PRINTED = "not printed"
+_SETTING_COLUMNS = ("id", "where", *VOCABULARY)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a paper got a number: one row of `data/claims/settings/<paper>.csv`, all fields text.
+
+    id: the name that the ledger uses. where: the place in the paper. data: what is trained on, "a > b"
+    one after the other, "a + b" together. labels: "own", or values from the crowd's votes by some
+    norms. train_split: "train rated" leaves out the faces that FER+ did not rate. architecture: the
+    network, and how it pools. channels: how many, or a share of the named network's. weights: where
+    training starts. trained: "all", or the "head" on a frozen body. size: pixels of the input's side.
+    target: what is learned. training: optimiser and schedule. epochs. augmentation. test_time: what
+    is averaged at test. Every field may be `NOT_PRINTED`; a number with "?" behind it is printed for
+    another network of the paper, or belongs to the named network, and is taken for this one.
+    """
+
+    id: str
+    where: str
+    data: str
+    labels: str
+    train_split: str
+    architecture: str
+    channels: str
+    weights: str
+    trained: str
+    size: str
+    target: str
+    training: str
+    epochs: str
+    augmentation: str
+    test_time: str
+
+
+def _table_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The place and the stripped fields of each row of a CSV file with exactly these columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            if tuple(reader.fieldnames or ()) != columns:
+                raise ClaimError(f"{path}, line 1: the columns must be {', '.join(columns)}.")
+            for row in reader:
+                place = f"{path}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise ClaimError(f"{place}: the row has not {len(columns)} fields; "
+                                     "put quotes around text with a comma.")
+                yield place, {k: v.strip() for k, v in row.items()}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ClaimError(f"{path} cannot be read as a CSV table ({error}); "
+                         "save it as UTF-8 CSV or restore it.") from error
+
+
+def read_settings(path: str | Path) -> dict[str, Setting]:
+    """The settings of one paper by id; ClaimError naming the line for a value outside its vocabulary."""
+    found: dict[str, Setting] = {}
+    for place, row in _table_rows(Path(path), _SETTING_COLUMNS):
+        if not row["id"] or row["id"] in found:
+            raise ClaimError(f"{place}: the setting needs an id that no other one has, not {row['id']!r}.")
+        for field, (pattern, words) in VOCABULARY.items():
+            if not row[field]:
+                raise ClaimError(f"{place}: the setting {row['id']!r} lacks {field}; "
+                                 f"write {words}, or {NOT_PRINTED!r}.")
+            if row[field] != NOT_PRINTED and not re.fullmatch(pattern, row[field]):
+                raise ClaimError(f"{place}: {row[field]!r} is no value of {field}; "
+                                 f"write {words}, or {NOT_PRINTED!r}.")
+        found[row["id"]] = Setting(**row)
+    return found
+
+
 # %% ../chapters/06_claims.ipynb #read-ledger
-def _claim(row: dict, place: str, paper: str) -> Claim:
+def _settings_of(text: str, known: Mapping[str, Setting], wrong: Callable[[str], ClaimError],
+                 ) -> tuple[tuple[Setting, ...], ...]:
+    """The settings that a row names: one tuple for each side, one setting for each member of a vote."""
+    if not text:
+        raise wrong("the claim has no setting; name one of settings/<paper>.csv, 'a > b' for an ordering.")
+    sides = [[name.strip() for name in side.split(" + ")] for side in text.split(">")]
+    for name in (name for side in sides for name in side):
+        if name not in known:
+            raise wrong(f"there is no setting {name!r}; use one of {', '.join(known) or 'none yet'}, "
+                        "or add it to settings/<paper>.csv.")
+    return tuple(tuple(known[name] for name in side) for side in sides)
+
+
+def _check_trained(claim: Claim, wrong: Callable[[str], ClaimError]) -> None:
+    """ClaimError unless a row that a network answers names metric, split and recipes that fit."""
+    sides = 2 if claim.compares else 1
+    if claim.metric not in METRICS:
+        raise wrong(f"there is no metric {claim.metric!r}; use one of {', '.join(METRICS)}.")
+    if "train" in (SPLITS[claim.split] or ("train",)):
+        raise wrong(f"the claim {claim.id!r} needs a split that runs predict: valid, test or valid+test.")
+    if (len(claim.sides) != sides or not all(claim.sides)
+            or len(claim.sides[0]) != len(claim.sides[-1])):
+        raise wrong(f"the recipe {claim.recipe!r} does not fit; write one or more names split by ';', "
+                    "or 'a > b' for an ordering.")
+    if claim.setting and len(claim.settings) != sides:
+        raise wrong(f"the setting {claim.setting!r} does not fit the recipe {claim.recipe!r}; "
+                    "write 'a', or 'a > b' for an ordering.")
+
+
+def _claim(row: dict, place: str, paper: str, settings: Mapping[str, Setting]) -> Claim:
     """The row as a `Claim`; ClaimError for the first thing that is wrong with it."""
     def wrong(problem: str) -> ClaimError:
         return ClaimError(f"{place}: {problem}")
 
-    if None in row or None in row.values():
-        raise wrong(f"the row has not {len(_COLUMNS)} fields; put quotes around text with a comma.")
-    row = {k: v.strip() for k, v in row.items()}
     if not row["id"]:
         raise wrong("the claim has no id; give it a short name of its own.")
     if row["paper"] != paper:
         raise wrong(f"the claim is filed under {row['paper']!r}; write {paper!r} or move it to {row['paper']}.csv.")
     if row["kind"] not in KINDS:
         raise wrong(f"{row['kind']!r} is no kind of claim; use {', '.join(KINDS)}.")
-    if not re.fullmatch(r"[-+]?\d+(\.\d+)?", row["paper_value"]):
-        raise wrong(f"the claim {row['id']!r} has no paper value ({row['paper_value']!r}); enter the number that the paper prints.")
+    empty = not row["paper_value"] and row["kind"] in ("ordering", "question")
+    if not empty and not re.fullmatch(r"[-+]?\d+(\.\d+)?", row["paper_value"]):
+        raise wrong(f"the claim {row['id']!r} has no paper value ({row['paper_value']!r}); "
+                    "enter the number that the paper prints.")
     if row["split"] not in SPLITS:
         raise wrong(f"{row['split']!r} is no split; use {', '.join(filter(None, SPLITS))}.")
-    claim = Claim(**row | {"paper_value": float(row["paper_value"])}, decimals=len(row["paper_value"].partition(".")[2]), place=place)
-    if claim.kind == "arithmetic":
+    if row["outcome"] and (row["outcome"] not in OUTCOMES or row["kind"] not in ("arithmetic", "question")):
+        raise wrong(f"{row['outcome']!r} is no outcome of this row; use {', '.join(OUTCOMES)} for arithmetic "
+                    "that does not add up, else leave it empty.")
+    values = {"paper_value": math.nan if empty else float(row["paper_value"]),
+              "decimals": len(row["paper_value"].partition(".")[2]), "place": place}
+    claim = Claim(**row | values)
+    if claim.trained and (claim.setting or claim.kind != "question"):
+        claim = replace(claim, settings=_settings_of(claim.setting, settings, wrong))
+    if claim.trained:
+        _check_trained(claim, wrong)
+    elif claim.kind != "stated":
         _parse_check(claim)
-    elif claim.metric not in METRICS:
-        raise wrong(f"there is no metric {claim.metric!r}; use one of {', '.join(METRICS)}.")
-    elif "train" in (SPLITS[claim.split] or ("train",)):
-        raise wrong(f"the claim {claim.id!r} needs a split that runs predict: valid, test or valid+test.")
-    elif len(claim.sides) != (2 if claim.kind == "ordering" else 1) or not all(claim.sides) or len(claim.sides[0]) != len(claim.sides[-1]):
-        raise wrong(f"the recipe {claim.recipe!r} does not fit; write one or more names split by ';', or 'a > b' for an ordering.")
     return claim
 
 
 def read_ledger(path: str | Path) -> list[Claim]:
     """The claims of one ledger file; ClaimError naming the line for a row that cannot be used."""
     path, claims, seen = Path(path), [], {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != _COLUMNS:
-                raise ClaimError(f"{path}, line 1: the columns must be {', '.join(_COLUMNS)}.")
-            for row in reader:
-                claim = _claim(row, f"{path}, line {reader.line_num}", path.stem)
-                if claim.id in seen:
-                    raise ClaimError(f"{claim.place}: the id {claim.id!r} is taken by line {seen[claim.id]}; choose another.")
-                seen[claim.id] = reader.line_num
-                claims.append(claim)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ClaimError(f"{path} cannot be read as a CSV table ({error}); save it as UTF-8 CSV or restore it.") from error
+    beside = path.parent / "settings" / path.name
+    settings = read_settings(beside) if beside.exists() else {}
+    for place, row in _table_rows(path, _COLUMNS):
+        claim = _claim(row, place, path.stem, settings)
+        line = place.rpartition(" ")[2]
+        if claim.id in seen:
+            raise ClaimError(f"{place}: the id {claim.id!r} is taken by line {seen[claim.id]}; choose another.")
+        seen[claim.id] = line
+        claims.append(claim)
     return claims
 
 
+NOT_LEDGERS = ("verdicts",)
+"Tables in `data/claims` that no paper has filled."
+
+
 def read_claims(paper: str | None = None, home: str | Path | None = None) -> list[Claim]:
-    """The claims of all papers, or of one, from `data/claims` of the project; ClaimError if there is no such paper."""
+    """The claims of all papers, or of one, from `data/claims`; ClaimError if there is no such paper."""
     folder = Path(home or project_home()) / "data" / "claims"
-    papers = sorted(path.stem for path in folder.glob("*.csv"))
+    papers = sorted(path.stem for path in folder.glob("*.csv") if path.stem not in NOT_LEDGERS)
     if not papers:
         raise ClaimError(f"{folder} holds no ledger; set FER_BOOK_HOME to a checkout of the book.")
     if paper is not None and paper not in papers:
         raise ClaimError(f"{folder} has no ledger of {paper!r}; choose from {', '.join(papers)}.")
     return [claim for name in papers if paper in (None, name) for claim in read_ledger(folder / f"{name}.csv")]
+
 
 # %% ../chapters/06_claims.ipynb #facts
 # Images per class in the challenge's fer2013.csv: Training 28,709, PublicTest 3,589, PrivateTest 3,589.
@@ -227,27 +421,36 @@ CHECKS: dict[str, Callable[..., float]] = {f.__name__: f for f in (
     fer2013_count, rest_of_count, rated_count, norm, mean_sd_of_norms, same_as, difference, count_above, quoted, convolutions, inception_parameters)}
 
 
-PAPER_MODULES = {"cascade_finetuning": "cascade", "cake": "cake"}
-"Papers whose own chapter brings further checks, as the `CHECKS` of its module."
+def find_check(name: str) -> Callable[..., float]:
+    """The check called `name`: from `CHECKS` here, or of the module of the chapter that owns it; StopIteration if there is none.
+
+    Other modules register checks as recipes are registered: by a dictionary `CHECKS` of their own. Only these are imported,
+    and only for a name that is not known here.
+    """
+    if name in CHECKS:
+        return CHECKS[name]
+    owners = (path.stem for path in sorted(Path(metrics.__file__).parent.glob("*.py"))
+              if path.stem not in ("__init__", "_modidx", "claims") and "\nCHECKS" in path.read_text())
+    return next(found[name] for owner in owners
+                if name in (found := importlib.import_module(f"fer_book.{owner}").CHECKS))
 
 
-def find_checks(paper: str) -> dict[str, Callable[..., float]]:
-    """The checks that a paper's rows may call, by name; a chapter's own are imported only when its paper is asked for."""
-    module = PAPER_MODULES.get(paper)
-    return CHECKS | (importlib.import_module(f"fer_book.{module}").CHECKS if module else {})
-
-
-def _parse_check(claim: Claim) -> tuple[Callable[..., float], list[str]]:
+def _parse_check(claim: Claim) -> tuple[str, list[str]]:
+    """Name and arguments of the call in `check`."""
     call = re.fullmatch(r"(\w+)\(([^()]*)\)", claim.check)
-    checks = find_checks(claim.paper)
-    if not call or call[1] not in checks:
-        raise ClaimError(f"{claim.place}: there is no check {claim.check!r}; use one of {', '.join(checks)}, with its arguments in brackets.")
-    return checks[call[1]], [word.strip() for word in call[2].split(",") if word.strip()]
+    if not call:
+        raise ClaimError(f"{claim.place}: {claim.check!r} is no call of a check; write its name and, in brackets, its arguments.")
+    return call[1], [word.strip() for word in call[2].split(",") if word.strip()]
 
 
-def recompute(claim: Claim, values: dict[str, float]) -> float:
+def recompute(claim: Claim, values: Mapping[str, float]) -> float:
     """The number of an arithmetic row from public facts and from the other printed numbers, `values` by claim id."""
-    check, arguments = _parse_check(claim)
+    name, arguments = _parse_check(claim)
+    try:
+        check = find_check(name)
+    except StopIteration as error:
+        raise ClaimError(f"{claim.place}: there is no check {claim.check!r}; use one of {', '.join(CHECKS)}, or add yours to the "
+                         "CHECKS of its chapter.") from error
     try:
         return check(values, *arguments)
     except (ClaimError, KeyError, TypeError, ValueError) as error:
@@ -259,15 +462,48 @@ def agrees(printed: float, exact: float, decimals: int) -> bool:
     unit = 10.0**decimals
     return round(printed * unit) in (math.floor(exact * unit + 0.5), math.trunc(exact * unit + math.copysign(1e-6, exact)))
 
+
+def is_reprint(claim: Claim) -> bool:
+    """Whether the row repeats a number from elsewhere in the paper: no evidence, so never counted."""
+    return claim.check.startswith("same_as(")
+
+
+def judge_arithmetic(claim: Claim, exact: float) -> str:
+    """The state of a row from its number computed anew; ClaimError where the ledger explains away what adds up."""
+    right = agrees(claim.paper_value, exact, claim.decimals)
+    if right and claim.outcome:
+        raise ClaimError(f"{claim.place}: the number of {claim.id!r} adds up ({exact:g}), so it is no {claim.outcome}; empty the outcome.")
+    if claim.kind == "question":
+        return "yes" if right else "no"
+    if right:
+        return "reprint" if is_reprint(claim) else "adds up"
+    return claim.outcome or "unexplained"
+
 # %% ../chapters/06_claims.ipynb #runs
+RENAMED = {("vgg16-vggface", "dlib"): "dlib-frozen", ("vgg16-imagenet", "tf_efficientnet_lite0"): "lite0-frozen-112",
+           ("resnet50-imagenet", "tf_efficientnet_lite0"): "lite0-frozen-48"}
+"Recipes that were once called after the network they stood in for: (old name, the backbone that ran) -> name now."
+
+
+def _content(path: Path) -> bytes:
+    """A hash of a file; of a file that is not there, nothing."""
+    return _hash_of(path, path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else b""
+
+
+@lru_cache(maxsize=4096)
+def _hash_of(path: Path, time_ns: int, size: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A recorded run with one prediction per image.
+    """A recorded run with one prediction per image, which is read when it is asked for.
 
     `predictions` has the columns row, split ("valid" or "test"), emotion (true label), leaked (same pixels in training), and
     one probability p_<class> per class, or valence, arousal (and dominance) with their true_valence, true_arousal ..., 1..9, NaN
-    where a face has no target. `settings` is the recipe; `major` says that a difference from the paper makes the
-    result another quantity. Only runs with `counts` decide verdicts: complete, on real faces, not `smoke`.
+    where a face has no target; where they are known, subject (a number per person) and image (a number that its pixels decide).
+    `settings` is the recipe as recorded, JSON. Only runs with `counts` decide verdicts: complete, on real faces, not `smoke`.
+    `problem` is the sentence on a run that cannot be read. `members` are the runs of a soft vote.
     """
 
     id: str
@@ -275,13 +511,31 @@ class Run:
     settings: str
     profile: str
     seed: int
-    differs: tuple[str, ...]
-    major: bool
     finished: str
     dataset: str
     fingerprint: str
     counts: bool
-    predictions: pd.DataFrame
+    n_train: int
+    read: Callable[[], pd.DataFrame]
+    source: Path | None = None
+    problem: str = ""
+    members: tuple[Run, ...] = ()
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """The table; ClaimError naming the first row that is wrong."""
+        return self.read()
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of everything that can change what the run says."""
+        told = [self.id, self.recipe, self.settings, self.finished, self.dataset, self.fingerprint, self.counts, self.n_train, self.problem]
+        return hashlib.sha256(json.dumps(told).encode() + (_content(self.source) if self.source else b"")).hexdigest()
+
+    @cached_property
+    def start(self) -> str:
+        """The recipe whose network it starts from, "" for none."""
+        return json.loads(self.settings).get("start") or ""
 
     def part(self, split: str, leaks: bool = True) -> pd.DataFrame:
         """The predictions of "valid", "test" or "valid+test" in the order of `row`, or only those of images without a leak."""
@@ -304,72 +558,167 @@ def _odd_values(table: pd.DataFrame) -> dict[str, np.ndarray]:
             "has a true value outside 1 to 9": ~(((true >= 1) & (true <= 9)).all(axis=1) | np.isnan(true).all(axis=1))}
 
 
+ADVICE = "restore the run from git, or delete its folder and train again."
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise ClaimError(f"{path} is missing; {ADVICE}") from error
+    except Exception as error:
+        raise ClaimError(f"{path} is damaged or only half written; {ADVICE}") from error
+
+
 def _read_predictions(path: Path, sizes: dict[str, int]) -> pd.DataFrame:
     """The predictions of a run with `sizes` images per split; ClaimError naming the first row that is wrong."""
-    advice = "restore the run from git, or delete its folder and train again."
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise ClaimError(f"{path} is missing; {advice}") from error
-    except Exception as error:
-        raise ClaimError(f"{path} is damaged or only half written; {advice}") from error
+    table = _read_parquet(path)
     missing = [c for c in ("row", "split", "emotion", "leaked") if c not in table]
     if "valence" in table:
         missing += [c for d in VAD[:2] + VAD[2:] * ("dominance" in table) for c in (d, f"true_{d}") if c not in table]
     elif sum(c.startswith("p_") for c in table) < 2:
         missing.append("p_<class>")
     if missing:
-        raise ClaimError(f"{path} lacks the column {missing[0]}; {advice}")
+        raise ClaimError(f"{path} lacks the column {missing[0]}; {ADVICE}")
     problems = {
         "is predicted twice": table["row"].duplicated(),
         f"is in none of the splits {' and '.join(sizes)}": ~table["split"].isin(list(sizes)),
     } | (_odd_values(table) if "valence" in table else _odd_probabilities(table))
     for problem, where in problems.items():
         if where.any():
-            raise ClaimError(f"{path}: row {table['row'].iloc[np.argmax(where)]} {problem}; {advice}")
+            raise ClaimError(f"{path}: row {table['row'].iloc[np.argmax(where)]} {problem}; {ADVICE}")
     for split, size in sizes.items():
         if (n := int((table["split"] == split).sum())) != size:
-            raise ClaimError(f"{path} has {n} images of the {split} split where run.json says {size}; {advice}")
+            raise ClaimError(f"{path} has {n} images of the {split} split where run.json says {size}; {ADVICE}")
     return table.astype({"emotion": np.int64, "leaked": bool, "split": "category"})
 
 
 @lru_cache(maxsize=1)
 def _defaults() -> dict:
-    """Every setting of a recipe at its default; torch is imported only when a run is read."""
+    """Every setting of a recipe at its default; torch is imported only when a verdict is computed."""
     return importlib.import_module("fer_book.training").Recipe("", "").settings
 
 
-def read_run(folder: str | Path) -> Run | None:
-    """The run recorded in a folder, or None if it is not complete; ClaimError if a file is missing, damaged or odd."""
-    path = Path(folder) / "run.json"
+def _record(folder: Path) -> dict | None:
+    """What run.json says, with the current name of its recipe; None for a run that is not complete."""
+    path = folder / "run.json"
     try:
         record = json.loads(path.read_text())
         if not record["complete"]:
             return None
-        settings, data = _defaults() | record["recipe"], record["data"]  # a setting that is younger than the run had its default
-        run = {"recipe": settings.pop("name"), "settings": json.dumps(settings, sort_keys=True), "dataset": data["name"],
-               "major": record["differs_kind"] == "major", "differs": tuple(record["differs"]), "fingerprint": data["fingerprint"],
-               "counts": record["profile"] in ("cpu", "gpu") and not record["embedded"], "finished": record.get("finished", ""),
-               "profile": record["profile"], "seed": int(record["seed"]), "id": record["id"]}
-        sizes = {"valid": int(data["n_valid"]), "test": int(data["n_test"])}
+        recipe = dict(record["recipe"])
+        name, backbone = recipe.pop("name"), recipe.get("model_args", {}).get("backbone", "")
+        told = {"recipe": RENAMED.get((name, backbone), name), "settings": json.dumps(recipe, sort_keys=True),
+                "profile": record["profile"], "seed": int(record["seed"]), "id": record["id"], "finished": record.get("finished", ""),
+                "counts": record["profile"] in ("cpu", "gpu") and not record["embedded"], "n_train": int(record["data"].get("n_train", 0)),
+                "dataset": record["data"]["name"], "fingerprint": record["data"]["fingerprint"],
+                "sizes": {split: int(record["data"][f"n_{split}"]) for split in ("valid", "test")}, "domains": record.get("domains", {})}
     except OSError as error:
         raise ClaimError(f"{path} is missing; delete the folder or restore the run from git.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ClaimError(f"{path} is not the record of a run ({error!r}); restore it from git, or delete the folder and train again.") from error
-    if run["id"] != path.parent.name:
-        raise ClaimError(f"{path} records the run {run['id']!r}; give the folder that name.")
-    return Run(**run, predictions=_read_predictions(path.parent / "predictions.parquet", sizes))
+    if told["id"] != folder.name:
+        raise ClaimError(f"{path} records the run {told['id']!r}; give the folder that name.")
+    return told
+
+
+def _open_run(folder: Path) -> Run | None:
+    """The run recorded in a folder, its predictions not yet read; None if it is not complete."""
+    told = _record(folder)
+    if told is None:
+        return None
+    path, sizes = folder / "predictions.parquet", told.pop("sizes")
+    told.pop("domains")
+    return Run(**told, source=path, read=partial(_read_predictions, path, sizes))
+
+
+def read_run(folder: str | Path) -> Run | None:
+    """The run recorded in a folder, or None if it is not complete; ClaimError if a file is missing, damaged or odd."""
+    run = _open_run(Path(folder))
+    if run is not None:
+        run.predictions  # reads and checks them
+    return run
+
+
+def _odd_run(folder: Path, error: ClaimError) -> Run:
+    """A run that cannot be read, under the name that its folder gives it: it decides nothing and is not forgotten."""
+    told = re.fullmatch(r"(.+)-(cpu|gpu)-s(\d+)\b.*", folder.name)
+    name, profile, seed = told.groups() if told else (folder.name, "", "0")
+
+    def read() -> pd.DataFrame:
+        raise error
+
+    return Run(folder.name, name, "{}", profile, int(seed), "", "", "", False, 0, read, problem=str(error))
+
+
+def _or_odd(folder: Path, read: Callable[[Path], object]) -> object:
+    """What `read` makes of a folder, or the odd run that says why it cannot."""
+    try:
+        return read(folder)
+    except ClaimError as error:
+        return _odd_run(folder, error)
+
+
+def _folders(results: str | Path) -> list[Path]:
+    """The folders of recorded runs by id; a name that starts with a dot is still being written."""
+    return sorted(p for p in Path(results).glob("[!.]*") if p.is_dir())
 
 
 def read_runs(results: str | Path) -> list[Run]:
-    """Every complete run in the folder `results`, by id; folders whose name starts with a dot are still being written.
+    """Every complete run in the folder `results`, by id, read and checked; one that cannot be read has a `problem` and does not count."""
+    runs = (_or_odd(folder, read_run) for folder in _folders(results))
+    return [run for run in runs if run is not None]
 
-    A folder with answers.parquet is a recorded study: its many runs, read by chapter 13, follow after the others.
+
+@lru_cache(maxsize=8)
+def _study_answers(path: Path, time_ns: int) -> dict[str, pd.DataFrame]:
+    """answers.parquet by data set; `time_ns` is when it was written, so that a newer file is read anew."""
+    return dict(list(_read_parquet(path).groupby("dataset")))
+
+
+def _study_part(path: Path, column: str, dataset: str) -> pd.DataFrame:
+    """What one network of a study answers to the faces of one data set, as one-hot probabilities; empty if it was not asked."""
+    table = _study_answers(path, path.stat().st_mtime_ns).get(dataset, pd.DataFrame(columns=["row", "emotion", "leaked", column]))
+    table = table[table[column] >= 0].reset_index(drop=True)
+    told = [c for c in ("row", "emotion", "leaked", "image", "subject") if c in table and not (c == "subject" and (table[c] < 0).any())]
+    p = np.eye(len(FER2013_EMOTIONS), dtype=np.float32)[table[column].to_numpy(int)]
+    probabilities = pd.DataFrame(p, columns=[f"p_{c}" for c in FER2013_EMOTIONS])
+    return pd.concat([table[told].assign(split="test"), probabilities], axis=1)
+
+
+def study_runs(folder: str | Path) -> list[Run]:
+    """The runs of a study: one folder with run.json, whose `domains` name the data sets, and answers.parquet.
+
+    answers.parquet has one row per test image (dataset, row, emotion, leaked, and subject, -1 where it is not known) and one
+    column "<network>/<seed>/<trained on>" per network, with the label that it answers, -1 where it was not asked. Such a run is called "<recipe>/<network>-<trained on>",
+    with "-on-<data set>" behind it where it answers to another data set. ClaimError if answers.parquet is missing or damaged.
     """
-    folders = sorted(p for p in Path(results).glob("[!.]*") if p.is_dir())
-    runs = [run for run in map(read_run, folders) if run is not None]
-    studies = [folder for folder in folders if (folder / "answers.parquet").exists()]
-    return runs + [run for folder in studies for run in importlib.import_module("fer_book.cake").read_study(folder)]
+    folder = Path(folder)
+    told, path = _record(folder), folder / "answers.parquet"
+    if told is None or not told["domains"]:
+        return []
+    try:
+        columns = pq.read_schema(path).names
+    except FileNotFoundError as error:
+        raise ClaimError(f"{path} is missing, so the study is only half written; {ADVICE}") from error
+    except Exception as error:
+        raise ClaimError(f"{path} is damaged or only half written; {ADVICE}") from error
+    runs = []
+    for network, seed, head in (c.split("/") for c in columns if c.count("/") == 2):
+        for dataset, about in told["domains"].items():
+            name = f"{told['recipe']}/{network}-{head}" + f"-on-{dataset}" * (head != dataset)
+            runs.append(Run(f"{folder.name}/{network}/{seed}/{head}/{dataset}", name, told["settings"], told["profile"], int(seed),
+                            told["finished"], dataset, about["fingerprint"], told["counts"], told["n_train"],
+                            partial(_study_part, path, f"{network}/{seed}/{head}", dataset), path))
+    return runs
+
+
+def _all_runs(results: Path) -> list[Run]:
+    """Every run, those of studies too, none of them read yet."""
+    runs = [run for folder in _folders(results) if (run := _or_odd(folder, _open_run)) is not None]
+    odd = {run.id for run in runs if run.problem}
+    studies = [_or_odd(folder, study_runs) for folder in _folders(results) if folder.name not in odd]
+    return runs + [run for found in studies for run in (found if isinstance(found, list) else [replace(found, recipe=f"{found.recipe}/")])]
 
 
 def best_model(home: str | Path | None = None, target: str = "emotion", most_parameters: float = math.inf) -> str:
@@ -398,119 +747,340 @@ def best_model(home: str | Path | None = None, target: str = "emotion", most_par
     return max(scores, key=scores.get)
 
 # %% ../chapters/06_claims.ipynb #labels
-def _check_values(run: Run, faces: datasets.FaceTable) -> None:
-    """ClaimError unless the run's true values are those of the votes by the norms of its recipe."""
+def _odd_label(run: Run, faces: datasets.FaceTable) -> str:
+    """What is wrong with the labels of a run on these faces, in words; "" if nothing is."""
+    advice = "restore the run from git, or delete its folder and train again."
+    labels = pd.Series(faces.frame["emotion"].to_numpy(), index=faces.frame["row"].to_numpy())
+    wrong = labels.reindex(run.predictions["row"]).to_numpy() != run.predictions["emotion"].to_numpy()
+    if wrong.any():
+        return f"Run {run.id}: the label of row {run.predictions['row'].iloc[wrong.argmax()]} is not the one in {faces.name}; {advice}"
+    if "true_valence" not in run.predictions:
+        return ""
     norms = NORMS[json.loads(run.settings).get("norms", "anew")]
     dimensions = [d for d in VAD if f"true_{d}" in run.predictions]
     vad = pd.DataFrame(votes_to_vad(faces.votes, norms), index=faces.frame["row"].to_numpy(), columns=VAD)
-    wrong = ~np.isclose(vad.loc[run.predictions["row"], dimensions], run.predictions[[f"true_{d}" for d in dimensions]], atol=1e-4, equal_nan=True).all(axis=1)
-    if wrong.any():
-        raise ClaimError(f"Run {run.id}: the true values of row {run.predictions['row'].iloc[wrong.argmax()]} do not follow from its votes by the norms "
-                         f"{norms.name!r}; restore the run from git, or delete its folder and train again.")
+    told = run.predictions[[f"true_{d}" for d in dimensions]]
+    wrong = ~np.isclose(vad.loc[run.predictions["row"], dimensions], told, atol=1e-4, equal_nan=True).all(axis=1)
+    return "" if not wrong.any() else (f"Run {run.id}: the true values of row {run.predictions['row'].iloc[wrong.argmax()]} do not follow "
+                                       f"from its votes by the norms {norms.name!r}; {advice}")
 
 
-def check_labels(runs: list[Run]) -> int:
-    """How many runs have labels (and true values) that were compared with the data set itself; ClaimError if one differs.
+def check_labels(runs: Iterable[Run], faces: dict[str, datasets.FaceTable | None] | None = None) -> dict[str, str]:
+    """A sentence for each run, by id, that cannot be read or whose labels (or true values) are not those of the data set.
 
-    Only runs whose data set is here, with the same fingerprint, can be compared.
+    Only runs whose data set is here, with the same fingerprint, can be compared; the others are taken at their word. `faces`
+    keeps the data sets from one call to the next.
     """
-    compared = 0
-    for name in sorted({run.dataset for run in runs}):
+    faces, found = {} if faces is None else faces, {}
+    for run in runs:
+        if run.dataset not in faces:
+            try:
+                faces[run.dataset] = datasets.load(run.dataset) if run.dataset else None
+            except datasets.DataError:
+                faces[run.dataset] = None
+        table = faces[run.dataset]
         try:
-            faces = datasets.load(name)
-        except datasets.DataMissing:
+            comparable = not run.predictions.empty and table is not None and run.fingerprint == table.fingerprint
+            sentence = _odd_label(run, table) if comparable else ""
+        except ClaimError as error:
+            sentence = str(error)
+        if sentence:
+            found[run.id] = sentence
+    return found
+
+
+# %% ../chapters/06_claims.ipynb #grading
+GRADES = ("same", "minor", "reduced", "other")
+JUDGED = GRADES[:2]
+"Grades at which the value of a run gets a verdict."
+
+
+def _number_in(text: str) -> float:
+    return float(text.rstrip("?").rstrip("%"))
+
+
+def _unlike(paper: str, ours: str) -> bool:
+    return paper.rstrip("?") != ours.rstrip("?")
+
+
+def _smaller(paper: str, ours: str) -> bool:
+    """Fewer, of numbers of the same kind."""
+    return paper.rstrip("?").endswith("%") == ours.endswith("%") and _number_in(ours) < _number_in(paper)
+
+
+def _under_half(paper: str, ours: str) -> bool:
+    return _number_in(ours) < _number_in(paper) / 2
+
+
+def _but_for_rating(paper: str, ours: str) -> bool:
+    return paper.replace(" rated", "") == ours.replace(" rated", "")
+
+
+def _otherwise_trained(paper: str, ours: str) -> bool:
+    """Not the printed optimiser and, where it is printed, schedule, and nothing more."""
+    return paper != ours and not (" " not in paper and ours.split()[0] == paper and len(ours.split()) == 2)
+
+
+def _other_words(paper: str, ours: str) -> bool:
+    return set(paper.split()) != set(ours.split())
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a field of a run's setting is unlike the paper's, how grave that is, and how it is called."""
+
+    field: str
+    applies: Callable[[str, str], bool]
+    grade: str
+    words: str
+
+
+RULES = (
+    Rule("data", _unlike, "other", "other training data"),
+    Rule("labels", _unlike, "other", "other labels"),
+    Rule("target", _unlike, "other", "another target"),
+    Rule("architecture", _unlike, "other", "another network"),
+    Rule("weights", _unlike, "other", "another start"),
+    Rule("trained", _unlike, "other", "another part of the network is trained"),
+    Rule("train_split", _but_for_rating, "minor", "the faces that FER+ did not rate"),
+    Rule("train_split", _unlike, "other", "another part of the data"),
+    Rule("epochs", _under_half, "reduced", "less than half the epochs"),
+    Rule("epochs", _unlike, "minor", "not as many epochs, or more"),
+    Rule("channels", _smaller, "reduced", "fewer channels"),
+    Rule("channels", _unlike, "minor", "not as many channels"),
+    Rule("size", _smaller, "reduced", "a smaller input"),
+    Rule("size", _unlike, "reduced", "a larger input"),
+    Rule("training", _otherwise_trained, "reduced", "another optimiser or schedule"),
+    Rule("augmentation", _other_words, "reduced", "another augmentation"),
+    Rule("test_time", _unlike, "reduced", "another averaging at test"),
+)
+"The printed table of differences; a field that the paper does not print is `minor` whatever the run has there."
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One field in which a run is unlike the paper."""
+
+    field: str
+    paper: str
+    ours: str
+    grade: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.words} (here {self.ours})" if self.paper == NOT_PRINTED else f"{self.words}: {self.ours}, not {self.paper}"
+
+
+def _train_split(recipe: Mapping, n_train: int) -> str:
+    """The splits that a run trained on, and whether only on faces that FER+ rated."""
+    splits = "+".join(recipe["train_splits"])
+    if recipe["dataset"] != "fer2013":
+        return splits
+    whole = sum(sum(FER2013_COUNTS[split].values()) for split in recipe["train_splits"])
+    return splits if n_train >= whole else f"{splits} rated" if n_train > 0.99 * whole else f"{splits}, {n_train} faces"
+
+
+def _body(recipe: Mapping) -> dict[str, str]:
+    """Architecture, channels, start and what is trained, from the arguments of the network."""
+    arguments = recipe["model_args"]
+    name = arguments.get("backbone", recipe["model"].rpartition(":")[2].lower())
+    pooling, blocks = arguments.get("pooling", ""), arguments.get("n_blocks", "")
+    channels = (arguments["widths"][-1] if "widths" in arguments
+                else arguments["reduction"] if "reduction" in arguments and pooling != "global"
+                else f"{100 * arguments.get('width', 1):g}%")
+    features = arguments.get("features") or arguments.get("network")
+    weights = {"": "random", "face": "dlib-face"}.get(start := arguments.get("weights") or "", start)
+    return {"architecture": name + f" {pooling}" * bool(pooling) + f" of {blocks} blocks" * bool(blocks), "channels": str(channels),
+            "weights": f"features of {features}" if features else weights,
+            "trained": "head" if recipe["freeze"] or recipe["views"] or features else "all"}
+
+
+def setting_of(run: Run, others: Sequence[Run] = ()) -> Setting:
+    """The setting of a run, from its recipe and the size of its training data.
+
+    `others` are the runs among which the one is looked for that it starts from. A setting that is younger than the run had
+    its default. A network that starts on other data names them first ("fer2013 > sfew"), with the start of that network.
+    """
+    recipe = _defaults() | json.loads(run.settings)
+    words = [word for word in ("flip", "rotate", "scale", "shift", "cutout") if recipe[word]]
+    more = [word for word, used in (("smoothed", recipe["label_smoothing"]), ("weighted", recipe["class_weights"]),
+                                    (recipe["loss"], recipe["loss"] not in ("cross-entropy", "l2+l1"))) if used]
+    target = recipe["target"] + " and the crowd" * (recipe["crowd_share"] > 0) + " and a teacher" * (recipe["teacher_share"] > 0)
+    data = recipe["dataset"].replace("+", " + ") if run.n_train else f"none of {recipe['dataset']}"
+    told = _body(recipe) | {
+        "data": data, "labels": "own" if recipe["target"] == "emotion" else f"votes {recipe['norms']}",
+        "train_split": _train_split(recipe, run.n_train), "size": str(recipe["size"]), "target": target,
+        "training": " ".join((recipe["optimizer"], recipe["schedule"], *more)), "epochs": str(recipe["epochs"]),
+        "augmentation": " ".join(words) or "none", "test_time": "flip" if recipe["flip_at_test"] else "none"}
+    if recipe["start"]:
+        first = next((o for o in others if (o.recipe, o.profile) == (recipe["start"], run.profile)), None)
+        before = setting_of(first, others) if first else None
+        told["weights"] = recipe["start"]
+        if before and before.data != told["data"]:
+            told |= {"data": f"{before.data} > {told['data']}", "weights": before.weights,
+                     "train_split": f"{before.train_split} > {told['train_split']}"}
+    return Setting(id=run.recipe, where="", **told)
+
+
+def gaps(paper: Setting, ours: Setting) -> list[Gap]:
+    """What is unlike the paper, the gravest first."""
+    found = []
+    for field in VOCABULARY:
+        printed, had = getattr(paper, field), getattr(ours, field)
+        if printed == NOT_PRINTED:
+            found.append(Gap(field, printed, had, "minor", f"{field.replace('_', ' ')} not printed"))
             continue
-        labels = pd.Series(faces.frame["emotion"].to_numpy(), index=faces.frame["row"].to_numpy())
-        for run in (run for run in runs if (run.dataset, run.fingerprint) == (name, faces.fingerprint)):
-            wrong = labels.reindex(run.predictions["row"]).to_numpy() != run.predictions["emotion"].to_numpy()
-            if wrong.any():
-                raise ClaimError(f"Run {run.id}: the label of row {run.predictions['row'].iloc[wrong.argmax()]} is not the one in {name}; "
-                                 "restore the run from git, or delete its folder and train again.")
-            if "true_valence" in run.predictions:
-                _check_values(run, faces)
-            compared += 1
-    return compared
+        rule = next((rule for rule in RULES if rule.field == field and _unlike(printed, had) and rule.applies(printed, had)), None)
+        if rule:
+            found.append(Gap(field, printed, had, rule.grade, rule.words))
+    return sorted(found, key=lambda gap: -GRADES.index(gap.grade))
+
+
+def gravest(found: Iterable[Gap]) -> str:
+    """The grade of a run with these differences."""
+    return max((gap.grade for gap in found), key=GRADES.index, default="same")
+
 
 # %% ../chapters/06_claims.ipynb #words
-# Every verdict, with its colour in figures.
-VERDICTS = {
-    "holds": "#009E73",
-    "better": "#0072B2",
-    "falls short": "#E69F00",
-    "contradicted": "#D55E00",
+# What became of a number, in the order of the tables: colours for verdicts, greys for what awaits one.
+STATES = {
+    "holds": "#009E73", "better": "#0072B2", "direction only": "#56B4E9", "falls short": "#E69F00", "contradicted": "#D55E00",
     "undecided": "#F0E442",
-    "differs in setting": "#56B4E9",
-    "not run yet": "#BDBDBD",
-    "waiting for data": "#E5E5E5",
+    "needs seeds": "#6E6E6E", "needs a GPU": "#8F8F8F", "needs data": "#ABABAB", "needs weights": "#C4C4C4",
+    "refused": "#D8D8D8", "odd run": "#E8E8E8",
+    "adds up": "#A6BDDB", "misprint": "#8C510A", "inconsistent": "#BF812D", "unexplained": "#DFC27D",
+    "reprint": "#F2F2F2", "stated": "#FAFAFA",
+    "yes": "#5AAE61", "no": "#9970AB",
 }
+VERDICTS = ("holds", "better", "direction only", "falls short", "contradicted", "undecided")
+"States of a number that a network answers at the paper's setting."
+UNCOUNTED = ("reprint", "stated")
+"States of printed numbers that are no evidence either way."
+MIN_SEEDS = 3
+MIN_IMAGES = 20
+RESAMPLES = 1000
+"Fewest seeds of a verdict, fewest test images of a class that a class average may rest on, and resamples of other images."
 
 
-def judge(interval: tuple[float, float], paper_value: float, less_is_better: bool = False) -> str:
-    """The word for a score from its 95% interval: holds, better or falls short."""
+def judge(interval: tuple[float, float], paper_value: float, less_is_better: bool = False, rounding: float = 0.0) -> str:
+    """The verdict on a score from its 95% interval: holds, better or falls short. `rounding`: half a unit of the printed number's last digit."""
     low, high = interval
     above, below = ("falls short", "better") if less_is_better else ("better", "falls short")
-    return above if low > paper_value else below if high < paper_value else "holds"
+    return above if low > paper_value + rounding else below if high < paper_value - rounding else "holds"
 
 
-def judge_order(interval: tuple[float, float], less_is_better: bool = False) -> str:
-    """The word for "a beats b" from the 95% interval of the difference a - b: holds, contradicted or undecided."""
-    low, high = interval
-    above, below = ("contradicted", "holds") if less_is_better else ("holds", "contradicted")
-    return above if low > 0 else below if high < 0 else "undecided"
+def judge_direction(difference: float, p: float, less_is_better: bool = False) -> str:
+    """Whether a beats b, from the difference a - b and its p value, corrected for its family: holds, contradicted or undecided."""
+    if not p < 0.05:
+        return "undecided"
+    return "holds" if (difference < 0) == less_is_better else "contradicted"
+
+
+def judge_size(interval: tuple[float, float], paper_value: float, rounding: float = 0.0) -> str:
+    """Whether a printed difference is as large as ours, from the 95% interval of ours: holds, larger or smaller (ours); "" if none is printed."""
+    if math.isnan(paper_value):
+        return ""
+    low, high = sorted(np.sign(paper_value or 1) * np.array(interval))
+    return "larger" if low > abs(paper_value) + rounding else "smaller" if high < abs(paper_value) - rounding else "holds"
+
 
 # %% ../chapters/06_claims.ipynb #scores
-def class_recall(y_true: np.ndarray, y_pred: np.ndarray, label: int) -> float:
-    """Share of the images of one class that are called that class, 0 to 1; nan if the class does not occur."""
-    table = metrics.confusion(y_true, y_pred, int(max(y_true.max(), y_pred.max(), label)) + 1)
-    return float(table[label, label] / table[label].sum()) if table[label].any() else math.nan
+def _recalls(table: np.ndarray) -> np.ndarray:
+    """Recall of each class from confusion tables (..., C, C): (..., C), nan for a class that does not occur."""
+    images = table.sum(axis=-1)
+    return np.diagonal(table, axis1=-2, axis2=-1) / np.where(images > 0, images, np.nan)
 
 
-def least_recall(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Recall of the class that is recognised worst, 0 to 1, over the classes that occur."""
-    return min(class_recall(y_true, y_pred, label) for label in np.unique(y_true))
+def _recall_of(table: np.ndarray, label: int) -> np.ndarray:
+    return _recalls(table)[..., label] if label < table.shape[-1] else np.full(table.shape[:-2], np.nan)
 
 
-def largest_confusion(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Largest share of the images of one class that are called one and the same other class, 0 to 1."""
-    table = metrics.confusion(y_true, y_pred, int(max(y_true.max(), y_pred.max())) + 1)
-    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    return float((share - np.diag(np.diag(share))).max())
+def _least_recall(table: np.ndarray) -> np.ndarray:
+    return np.nanmin(_recalls(table), axis=-1)
 
 
-def rare_minus_common(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Mean recall of surprise and anger minus that of neutral and happiness, -1 to 1; nan if one of them does not occur.
+def _largest_confusion(table: np.ndarray) -> np.ndarray:
+    images = table.sum(axis=-1, keepdims=True)
+    wrong = table * (1 - np.eye(table.shape[-1]))
+    return (wrong / np.where(images > 0, images, 1)).max(axis=(-2, -1))
 
-    Of the five classes of which `faces_news` has more than a dozen faces, these are the two rarest and the two commonest in FER-2013.
-    """
-    rare, common = ([class_recall(y_true, y_pred, FER2013_EMOTIONS.index(name)) for name in names]
+
+def _rare_minus_common(table: np.ndarray) -> np.ndarray:
+    rare, common = ([_recall_of(table, FER2013_EMOTIONS.index(name)) for name in names]
                     for names in (("surprise", "anger"), ("neutral", "happiness")))
-    return float(np.mean(rare) - np.mean(common))
+    return np.mean(rare, axis=0) - np.mean(common, axis=0)
+
+
+RECALLS = {name: metrics.of_confusion(partial(_recall_of, label=label)) for label, name in enumerate(FER2013_EMOTIONS)}
+"Share of the images of one class that are called that class, 0 to 1; nan if the class does not occur."
+least_recall = metrics.of_confusion(_least_recall)
+"Recall of the class that is recognised worst, 0 to 1, over the classes that occur."
+largest_confusion = metrics.of_confusion(_largest_confusion)
+"Largest share of the images of one class that are called one and the same other class, 0 to 1."
+rare_minus_common = metrics.of_confusion(_rare_minus_common)
+"""Mean recall of surprise and anger minus that of neutral and happiness, -1 to 1; nan if one of them does not occur. Of the five
+classes of which `faces_news` has more than a dozen faces, these are the two rarest and the two commonest in FER-2013."""
+RARE_AND_COMMON = tuple(FER2013_EMOTIONS.index(name) for name in ("surprise", "anger", "neutral", "happiness"))
 
 
 @dataclass(frozen=True)
 class Metric:
     """What a measured row can name: a function of true and predicted labels, or of values where `dimension` says which ones.
 
-    `dimension` is "" (labels), one of `VAD`, or "all" (every dimension that a run predicts). `has_unit`: an error on the 1..9 scale.
+    `dimension` is "" (labels), one of `VAD`, or "all" (every dimension that a run predicts). `classes` are the labels of which
+    each must have enough test images, None for a metric that rests on no class, () for all classes of the network.
     """
 
     function: Callable[[np.ndarray, np.ndarray], float]
     dimension: str = ""
     less_is_better: bool = False
-    has_unit: bool = False
+    classes: tuple[int, ...] | None = None
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(metrics.accuracy), "mean_recall": Metric(metrics.mean_recall), "macro_f1": Metric(metrics.macro_f1),
-    "rare_minus_common": Metric(rare_minus_common), "least_recall": Metric(least_recall), "largest_confusion": Metric(largest_confusion, less_is_better=True),
-    **{f"recall_{name}": Metric(partial(class_recall, label=label)) for label, name in enumerate(FER2013_EMOTIONS)},
-    **{f"{d}_rmse": Metric(metrics.rmse, d, True, True) for d in VAD}, **{f"{d}_mae": Metric(metrics.mae, d, True, True) for d in VAD},
+    "accuracy": Metric(metrics.accuracy), "mean_recall": Metric(metrics.mean_recall, classes=()), "macro_f1": Metric(metrics.macro_f1, classes=()),
+    "rare_minus_common": Metric(rare_minus_common, classes=RARE_AND_COMMON), "least_recall": Metric(least_recall, classes=()),
+    "largest_confusion": Metric(largest_confusion, less_is_better=True, classes=()),
+    **{f"recall_{name}": Metric(RECALLS[name], classes=(label,)) for label, name in enumerate(FER2013_EMOTIONS)},
+    **{f"{d}_rmse": Metric(metrics.rmse, d, True) for d in VAD}, **{f"{d}_mae": Metric(metrics.mae, d, True) for d in VAD},
     **{f"{d}_pearson": Metric(metrics.pearson, d) for d in VAD}, **{f"{d}_ccc": Metric(metrics.ccc, d) for d in VAD},
-    "within_1": Metric(partial(metrics.threshold_accuracy, threshold=1.0), "all", False, True),
-    "threshold_71.16": Metric(partial(metrics.smallest_threshold, target=0.7116), "all", True, True)}
+    "within_1": Metric(partial(metrics.threshold_accuracy, threshold=1.0), "all"),
+    "threshold_71.16": Metric(partial(metrics.smallest_threshold, target=0.7116), "all", True)}
 
 
-def _outputs(table: pd.DataFrame, claim: Claim, run: Run) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Answers:
+    """What runs of one group say to the images of a claim: the truth, each run's output, and what the images are."""
+
+    true: np.ndarray
+    outputs: tuple[np.ndarray, ...]
+    keys: np.ndarray
+    subject: np.ndarray | None
+    classes: tuple[str, ...]
+
+    def scores(self, claim: Claim) -> np.ndarray:
+        """The claim's metric of each run, in the claim's unit."""
+        return claim.scale * np.array([METRICS[claim.metric].function(self.true, output) for output in self.outputs])
+
+    def drawn(self, claim: Claim, seed: int = 0) -> np.ndarray:
+        """The metric, averaged over the runs, on resampled images or subjects: (resamples,)."""
+        return claim.scale * metrics.draws(METRICS[claim.metric].function, self.true, self.outputs, RESAMPLES, seed, self.subject).mean(axis=0)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of what resampling says."""
+        return math.inf if self.subject is None else len(np.unique(self.subject)) - 1
+
+    def thin(self, claim: Claim) -> list[str]:
+        """The classes that the metric rests on and that have too few images, with how many."""
+        labels = METRICS[claim.metric].classes
+        if labels is None:
+            return []
+        counts = np.bincount(self.true, minlength=len(self.classes))
+        return [f"{self.classes[label]} has {counts[label]}" for label in labels or range(len(self.classes)) if counts[label] < MIN_IMAGES]
+
+
+def _output(table: pd.DataFrame, claim: Claim, run: Run) -> tuple[np.ndarray, np.ndarray]:
     """What is true and what a run predicts, as the claim's metric takes them."""
     dimension = METRICS[claim.metric].dimension
     wanted = [d for d in VAD if d in table and dimension in (d, "all")] if dimension else [c for c in table if c.startswith("p_")]
@@ -529,44 +1099,49 @@ def _table(run: Run, split: str, leaks: bool, values: bool) -> pd.DataFrame:
     return table[table["true_valence"].notna()] if values and "true_valence" in table else table
 
 
-def _predictions(group: list[Run], claim: Claim, leaks: bool, rows: np.ndarray | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The truth about the images that the claim is about (only those in `rows`, if given), and what each run predicts."""
+def answers(group: Sequence[Run], claim: Claim, leaks: bool = True, key: str = "row", keep: np.ndarray | None = None) -> Answers:
+    """What each run of a group says to the images of a claim, in the order of `key`; only to those in `keep`, if given.
+
+    ClaimError if the runs answer to other images or labels, or if nothing is left to score.
+    """
     tables = [_table(run, claim.split, leaks, bool(METRICS[claim.metric].dimension)) for run in group]
-    if rows is not None and len(rows) < len(tables[0]):
-        tables = [table[table["row"].isin(rows)] for table in tables]
-    same = ["row", "emotion", *(c for c in tables[0] if c.startswith("true_"))]
+    if key != "row" or keep is not None:
+        tables = [table.sort_values(key, ignore_index=True) for table in tables]
+        tables = tables if keep is None else [table[table[key].isin(keep)] for table in tables]
+    same = [key, "emotion", *(c for c in tables[0] if c.startswith("true_"))]
     for run, table in zip(group, tables):
         if table is not tables[0] and not np.array_equal(table.reindex(columns=same), tables[0][same]):
             raise ClaimError(f"Runs {group[0].id} and {run.id} do not predict the same images with the same labels; delete the older one.")
-    pairs = [_outputs(table, claim, run) for run, table in zip(group, tables)]
-    return pairs[0][0], [output for _, output in pairs]
+    if tables[0].empty:
+        raise ClaimError(f"Run {group[0].id} predicts no image of {claim.split or 'any split'}; correct the recipe in {claim.place}.")
+    pairs = [_output(table, claim, run) for run, table in zip(group, tables)]
+    subject = tables[0]["subject"].to_numpy() if "subject" in tables[0] else None
+    classes = tuple(c.removeprefix("p_") for c in tables[0] if c.startswith("p_"))
+    return Answers(pairs[0][0], tuple(output for _, output in pairs), tables[0][key].to_numpy(), subject, classes)
 
 
-def score(group: list[Run], claim: Claim, leaks: bool = True) -> metrics.Interval:
-    """The claim's metric in the claim's unit, averaged over runs that differ in the seed, with its 95% interval."""
-    y_true, outputs = _predictions(group, claim, leaks)
-    return metrics.Interval(*(claim.scale * v for v in metrics.bootstrap(METRICS[claim.metric].function, y_true, *outputs)))
+def shared_answers(a: Sequence[Run], b: Sequence[Run], claim: Claim, leaks: bool = True) -> tuple[Answers, Answers]:
+    """What both groups say to the images that both predict, in one order; to all of each if the data sets differ.
 
-
-def compare(a: list[Run], b: list[Run], claim: Claim, leaks: bool = True) -> metrics.Difference:
-    """Metric of group a minus metric of group b, in the claim's unit: on the images that both predict, or on all of each if the data sets differ."""
+    Images are the same by `row` on one copy of the data, else by `image`, which their pixels decide. ClaimError if they cannot
+    be matched or have other labels.
+    """
     if a[0].dataset != b[0].dataset:
-        of_a, of_b = (_predictions(group, claim, leaks) for group in (a, b))
-        *interval, p = metrics.unpaired_bootstrap(METRICS[claim.metric].function, *of_a, *of_b)
-        return metrics.Difference(*(claim.scale * v for v in interval), p)
-    rows = np.intersect1d(*(_table(side[0], claim.split, leaks, bool(METRICS[claim.metric].dimension))["row"] for side in (a, b)))
-    (y_true, of_a), (y_other, of_b) = (_predictions(group, claim, leaks, rows) for group in (a, b))
-    if not np.array_equal(np.shape(y_true), np.shape(y_other)) or not np.array_equal(y_true, y_other):
+        return answers(a, claim, leaks), answers(b, claim, leaks)
+    key = "row" if a[0].fingerprint == b[0].fingerprint else "image"
+    tables = [_table(side[0], claim.split, leaks, bool(METRICS[claim.metric].dimension)) for side in (a, b)]
+    if not all(key in table for table in tables):
+        raise ClaimError(f"Runs {a[0].id} and {b[0].id} are on other copies of {a[0].dataset} and do not say which images are the same; train both on one copy.")
+    unique = [table[key][~table[key].duplicated(keep=False)] for table in tables]
+    both = np.intersect1d(*unique)
+    first, second = answers(a, claim, leaks, key, both), answers(b, claim, leaks, key, both)
+    if not np.array_equal(np.shape(first.true), np.shape(second.true)) or not np.array_equal(first.true, second.true):
         raise ClaimError(f"Runs {a[0].id} and {b[0].id} have other labels for the same images; delete the one from the wrong data set.")
-    *interval, p = metrics.paired_bootstrap(METRICS[claim.metric].function, y_true, of_a, of_b)
-    return metrics.Difference(*(claim.scale * v for v in interval), p)
+    return first, second
 
 # %% ../chapters/06_claims.ipynb #soft-vote
-def soft_vote(members: list[Run]) -> Run:
-    """The ensemble whose probabilities are the mean of the members' (*Emotions Classification*, 3.3), as a run.
-
-    ClaimError unless all predict the same images with the same labels and classes.
-    """
+def _voted(members: Sequence[Run]) -> pd.DataFrame:
+    """The mean of the members' probabilities; ClaimError unless all predict the same images with the same labels and classes."""
     tables = [run.part("valid+test") for run in members]
     columns = [c for c in tables[0] if c.startswith("p_")]
     for run, table in zip(members, tables):
@@ -574,121 +1149,286 @@ def soft_vote(members: list[Run]) -> Run:
                 table[["row", "emotion"]], tables[0][["row", "emotion"]]):
             raise ClaimError(f"Runs {members[0].id} and {run.id} cannot be averaged: they predict other images, labels or classes.")
     mean = np.mean([table[columns].to_numpy(np.float64) for table in tables], axis=0)
+    return tables[0].assign(**dict(zip(columns, mean.T)))
+
+
+def soft_vote(members: Sequence[Run]) -> Run:
+    """The ensemble whose probabilities are the mean of the members' (*Emotions Classification*, 3.3), as a run.
+
+    Its predictions raise ClaimError unless all members predict the same images with the same labels and classes.
+    """
     join = lambda key: " + ".join(getattr(run, key) for run in members)
-    return replace(members[0], id=join("id"), recipe=join("recipe"), settings=join("settings"), major=any(run.major for run in members),
-                   differs=tuple(f"{run.recipe}: {d}" for run in members for d in run.differs), finished=max(run.finished for run in members),
-                   predictions=tables[0].assign(**dict(zip(columns, mean.T))))
+    return replace(members[0], id=join("id"), recipe=join("recipe"), settings=json.dumps([run.settings for run in members]),
+                   finished=max(run.finished for run in members), members=tuple(members), read=partial(_voted, tuple(members)))
 
 
-def ensembles(runs: list[Run], names: list[str]) -> list[Run]:
-    """A soft vote for each name "a + b + c" and each profile and seed of which all the recipes a, b and c have a run that counts."""
-    by_place = {(run.recipe, run.profile, run.seed): run for run in sorted(runs, key=lambda run: (run.finished, run.id)) if run.counts}
+def ensembles(runs: Iterable[Run], names: Iterable[str]) -> list[Run]:
+    """A soft vote for each name "a + b + c" and each copy of the data, profile and seed of which all of a, b and c have a run that counts."""
+    by_place = {(run.recipe, run.dataset, run.fingerprint, run.profile, run.seed): run
+                for run in sorted(runs, key=lambda run: (run.finished, run.id)) if run.counts}
     places = sorted({place[1:] for place in by_place})
     groups = ([by_place.get((part, *place)) for part in name.split(" + ")] for name in names for place in places)
     return [soft_vote(group) for group in groups if all(group)]
 
+
 # %% ../chapters/06_claims.ipynb #groups
-def find_groups(runs: list[Run], patterns: list[str]) -> list[list[Run]]:
+def _fits(run: Run, pattern: str) -> bool:
+    """Whether a run's recipe is meant by a pattern; a soft vote "a + b" only by one that has a plus, too."""
+    if run.problem and run.recipe.endswith("/"):  # a study that cannot be read might have held it
+        return pattern.startswith(run.recipe)
+    return fnmatchcase(run.recipe, pattern) and (" + " in run.recipe) == (" + " in pattern)
+
+
+def _whole(run: Run) -> str:
+    """The settings of a run with those that are younger than it at their default, so that old and new runs of one recipe agree."""
+    if run.members:
+        return json.dumps([_whole(member) for member in run.members])
+    return json.dumps(_defaults() | json.loads(run.settings), sort_keys=True)
+
+
+def find_groups(runs: Iterable[Run], patterns: Sequence[str]) -> list[list[Run]]:
     """Runs that count, grouped where only the seed differs: the group that decides first, no run left out.
 
-    Order: the first pattern that the recipe's name matches, gpu before cpu, the latest first. A soft vote "a + b" answers only to patterns that have a plus, too.
+    Runs on another copy of the data are a group of their own. Order: the first pattern that the recipe's name matches, gpu before cpu, the latest first.
     """
-    fits = lambda run, pattern: fnmatchcase(run.recipe, pattern) and (" + " in run.recipe) == (" + " in pattern)
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        if run.counts and any(fits(run, pattern) for pattern in patterns):
-            groups.setdefault((run.recipe, run.profile, run.settings, run.dataset, run.fingerprint, run.differs, run.major), []).append(run)
+        if run.counts and any(_fits(run, pattern) for pattern in patterns):
+            groups.setdefault((run.recipe, run.profile, _whole(run), run.dataset, run.fingerprint), []).append(run)
 
     def rank(group: list[Run]) -> tuple[int, bool]:
-        return next(i for i, p in enumerate(patterns) if fits(group[0], p)), group[0].profile != "gpu"
+        return next(i for i, p in enumerate(patterns) if _fits(group[0], p)), group[0].profile != "gpu"
 
     latest_first = sorted(groups.values(), key=lambda group: max((run.finished, run.id) for run in group), reverse=True)
     return sorted(latest_first, key=rank)
 
-# %% ../chapters/06_claims.ipynb #verdicts
-_TABLE = ("id", "paper", "where", "model", "dataset", "split", "metric", "unit", "paper_value", "ours", "ci95", "sd", "n_seeds", "p",
-          "verdict", "kind", "recipe", "runs", "differs", "ours_without_leaks", "ci95_without_leaks", "also", "note")
-_EMPTY = {"ours": np.nan, "ci95": None, "sd": np.nan, "n_seeds": 0, "p": np.nan, "runs": [], "recipe": "", "differs": [],
-          "ours_without_leaks": np.nan, "ci95_without_leaks": None, "also": []}
+
+def _one_per_seed(group: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The latest run of each seed, by seed, and a sentence on each that a later one replaces."""
+    latest: dict[int, Run] = {}
+    remarks = []
+    for run in sorted(group, key=lambda run: (run.finished, run.id)):
+        if (older := latest.get(run.seed)) is not None:
+            remarks.append(f"Runs {older.id} and {run.id} have the same seed and settings; the later one, {run.id}, counts.")
+        latest[run.seed] = run
+    return [latest[seed] for seed in sorted(latest)], remarks
 
 
-# Largest spread of the dimensional paper's PrivateTest targets that its Tables II and III allow: the least RMSE / sqrt(1 - r^2).
-TARGET_SPREAD = {"valence": 2.0725, "arousal": 1.3646, "dominance": 1.2467}
-
-
-def other_spread(claim: Claim, run: Run) -> list[str]:
-    """Sentences for dimensions whose true values are spread otherwise than the paper's, by more than 2%, if that changes the metric."""
-    metric, table = METRICS[claim.metric], _table(run, claim.split, True, True)
-    if claim.paper != "dimensional_vad" or claim.kind == "ordering" or not metric.has_unit:
-        return []
-    spread = {d: float(table[f"true_{d}"].std(ddof=0)) for d in VAD if d in table and metric.dimension in (d, "all")}
-    return [f"true {d} has standard deviation {sd:.2f}, the paper's at most {TARGET_SPREAD[d]:.2f}" for d, sd in spread.items() if abs(sd / TARGET_SPREAD[d] - 1) > 0.02]
-
-
-def another_quantity(claim: Claim, group: list[Run]) -> bool:
-    """Whether a difference from the paper makes the group's number another quantity: its recipe says so, other data, another spread."""
-    return group[0].major or group[0].dataset != claim.dataset or bool(other_spread(claim, group[0]))
-
-
-def differences(claim: Claim, group: list[Run]) -> list[str]:
-    """The settings of a group that are unlike the paper's."""
-    data = [] if group[0].dataset == claim.dataset else [f"on {group[0].dataset}, not {claim.dataset}"]
-    return list(group[0].differs) + data + other_spread(claim, group[0])
-
-
-def _measured(claim: Claim, group: list[Run]) -> dict:
-    """Score, interval and verdict of one group of runs."""
-    as_is, clean = score(group, claim), score(group, claim, leaks=False)
-    each = [score_of(run, claim) for run in group]
-    word = judge(as_is[1:], claim.paper_value, METRICS[claim.metric].less_is_better)
-    return {"ours": as_is.value, "ci95": [as_is.low, as_is.high], "sd": float(np.std(each, ddof=1)) if len(each) > 1 else np.nan,
-            "n_seeds": len({run.seed for run in group}), "runs": [run.id for run in group],
-            "verdict": "differs in setting" if another_quantity(claim, group) else word,
-            "recipe": f"{group[0].recipe} ({group[0].profile})", "differs": differences(claim, group),
-            "ours_without_leaks": clean.value, "ci95_without_leaks": [clean.low, clean.high]}
-
-
-def score_of(run: Run, claim: Claim) -> float:
-    """The claim's metric of one run, in the claim's unit."""
-    y_true, (output,) = _predictions([run], claim, leaks=True)
-    return claim.scale * METRICS[claim.metric].function(y_true, output)
-
-
-def _ordered(claim: Claim, a: list[Run], b: list[Run]) -> dict:
-    """Difference, interval and verdict of two groups of runs."""
-    as_is, clean = compare(a, b, claim), compare(a, b, claim, leaks=False)
-    other = another_quantity(claim, a) or another_quantity(claim, b)
-    shared = [text for text in differences(claim, a) if text in differences(claim, b)]
-    return {"ours": as_is.value, "ci95": [as_is.low, as_is.high], "p": as_is.p,
-            "verdict": "differs in setting" if other else judge_order(as_is[1:3], METRICS[claim.metric].less_is_better),
-            "differs": shared + [f"{group[0].recipe}: {text}" for group in (a, b) for text in differences(claim, group) if text not in shared],
-            "n_seeds": min(len({run.seed for run in group}) for group in (a, b)), "runs": [run.id for run in a + b],
-            "recipe": " > ".join(f"{group[0].recipe} ({group[0].profile})" for group in (a, b)), "sd": np.nan,
-            "ours_without_leaks": clean.value, "ci95_without_leaks": [clean.low, clean.high]}
-
-
-def _answer(claim: Claim, runs: list[Run], values: dict[str, float]) -> dict:
-    """What the columns of a verdict hold for one claim."""
-    if claim.kind == "arithmetic":
-        exact = recompute(claim, values)
-        return {"ours": exact, "verdict": "holds" if agrees(claim.paper_value, exact, claim.decimals) else "contradicted"}
-    if claim.kind == "ordering":
-        answers = [_ordered(claim, a, b) for a, b in _pairs(claim, runs)]
-    else:
-        answers = [_measured(claim, group) for group in find_groups(runs, claim.sides[0])]
-    if not answers:
-        return {"verdict": "waiting for data" if claim.kind == "gated" and not _have(claim.dataset) else "not run yet"}
-    return answers[0] | {"also": answers[1:]}
-
-
-def _pairs(claim: Claim, runs: list[Run]) -> list[tuple[list[Run], list[Run]]]:
-    """The groups of runs that an ordering compares: name by name, gpu before cpu, the latest group of each name."""
+def find_pairs(runs: Sequence[Run], sides: Sequence[Sequence[str]]) -> list[tuple[list[Run], list[Run]]]:
+    """The groups of runs that an ordering compares: name by name, gpu before cpu, copy by copy of the data, the latest first."""
+    copy = lambda group: (group[0].dataset, group[0].fingerprint)
     pairs = []
-    for names in zip(*claim.sides):
+    for names in zip(*sides):
         for profile in ("gpu", "cpu"):
-            sides = [find_groups([run for run in runs if run.profile == profile], [name]) for name in names]
-            pairs += [(sides[0][0], sides[1][0])] if all(sides) else []
+            a, b = (find_groups([run for run in runs if run.profile == profile], [name]) for name in names)
+            found: dict[tuple, tuple] = {}
+            for group in a:
+                partner = next((other for other in b if copy(other) == copy(group)), None)
+                if partner:
+                    found.setdefault(copy(group), (group, partner))
+            pairs += list(found.values()) or ([(a[0], b[0])] if a and b else [])
     return pairs
+
+
+# %% ../chapters/06_claims.ipynb #results
+@dataclass(frozen=True)
+class Result:
+    """What one group of runs, or one pair of groups, says about a claim, in the claim's unit.
+
+    state: a key of `STATES`, "" for no verdict, "judge" for an ordering that waits for the p values of its family. ours: the
+    mean over seeds. low, high: the 95% interval, nan if there is none; covers: what it covers, in words. sd: over seeds. p: of
+    no difference, before the correction. size: of an ordering, see `judge_size`. grade, gaps: how far the setting is from the
+    paper's, the gravest first. clean: ours without leaked images. remarks: sentences on runs.
+    """
+
+    state: str
+    recipe: str = ""
+    runs: tuple[str, ...] = ()
+    ours: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    covers: str = ""
+    sd: float = math.nan
+    n_seeds: int = 0
+    p: float = math.nan
+    size: str = ""
+    grade: str = ""
+    gaps: tuple[str, ...] = ()
+    clean: float = math.nan
+    remarks: tuple[str, ...] = ()
+
+
+def _gaps_of(claim: Claim, side: int, run: Run, others: Sequence[Run]) -> list[Gap]:
+    """What is unlike the paper in a run on one side of a claim; a soft vote's members stand for themselves."""
+    members = run.members or (run,)
+    papers = claim.settings[side] if claim.settings else ()
+    found = [] if run.dataset == claim.dataset else [Gap("test data", claim.dataset, run.dataset, "other", "other test images")]
+    if papers and len(papers) != len(members):
+        found.append(Gap("members", str(len(papers)), str(len(members)), "other", "another number of networks"))
+    for paper, member in zip(papers, members):
+        for gap in gaps(paper, setting_of(member, others)):
+            found.append(replace(gap, words=f"{member.recipe}: {gap.words}") if run.members else gap)
+    return sorted(found, key=lambda gap: -GRADES.index(gap.grade))
+
+
+def _uncertainty(each: np.ndarray, drawn: np.ndarray | None, freedom: float, subjects: int) -> tuple[metrics.Interval, str, dict]:
+    """The interval of the scores or differences of seeds, what it covers, and what other images add."""
+    other = {} if drawn is None else {"other_se": float(np.nanstd(drawn)), "other_df": freedom}
+    units = f"{subjects} subjects" if subjects else "images"
+    if len(each) >= MIN_SEEDS:
+        return metrics.prediction_interval(each, **other), f"training and {units}" if other else "training", other
+    if not other:
+        return metrics.Interval(each.mean(), math.nan, math.nan), "", other
+    half = metrics.prediction_interval(np.zeros(2), **other).high  # two runs that agree: only the images are left
+    return metrics.Interval(each.mean(), each.mean() - half, each.mean() + half), units, other
+
+
+def _refusal(claim: Claim, *parts: Answers) -> tuple[str, ...]:
+    """A sentence if a class that the metric rests on has too few images."""
+    thin = sorted({line for part in parts for line in part.thin(claim)})
+    return (f"A class average needs {MIN_IMAGES} test images of each class: {', '.join(thin)}.",) if thin else ()
+
+
+def _scored(claim: Claim, group: Sequence[Run], others: Sequence[Run]) -> Result:
+    """What one group of runs says about a measured claim."""
+    group, remarks = _one_per_seed(group)
+    found = _gaps_of(claim, 0, group[0], others)
+    grade = gravest(found)
+    told = answers(group, claim)
+    each, refusal = told.scores(claim), _refusal(claim, told)
+    elsewhere = group[0].dataset != claim.dataset and not refusal
+    subjects = 0 if told.subject is None else len(np.unique(told.subject))
+    interval, covers, _ = _uncertainty(each, told.drawn(claim) if elsewhere else None, told.freedom, subjects)
+    state = ("" if grade not in JUDGED and claim.kind != "question" else "refused" if refusal else "needs seeds" if len(each) < MIN_SEEDS
+             else judge(interval[1:], claim.paper_value, METRICS[claim.metric].less_is_better, 0.5 * 10.0**-claim.decimals))
+    if refusal:
+        interval, covers = metrics.Interval(interval.value, math.nan, math.nan), ""
+    return Result(state, f"{group[0].recipe} ({group[0].profile})", tuple(run.id for run in group), interval.value, interval.low, interval.high,
+                  covers, float(np.std(each, ddof=1)) if len(each) > 1 else math.nan, len(each), grade=grade,
+                  gaps=tuple(map(str, found)), clean=float(answers(group, claim, leaks=False).scores(claim).mean()), remarks=(*remarks, *refusal))
+
+
+def _differences(claim: Claim, a: Sequence[Run], b: Sequence[Run], leaks: bool = True) -> tuple[np.ndarray, Answers, Answers]:
+    """The differences of two groups, seed by seed where both have the seed, else of their means."""
+    seeds = sorted({run.seed for run in a} & {run.seed for run in b})
+    if seeds:
+        a, b = ([run for run in side if run.seed in seeds] for side in (a, b))
+    first, second = shared_answers(a, b, claim, leaks)
+    scores = first.scores(claim), second.scores(claim)
+    return (scores[0] - scores[1] if seeds else np.array([scores[0].mean() - scores[1].mean()])), first, second
+
+
+def _compared(claim: Claim, a: Sequence[Run], b: Sequence[Run], others: Sequence[Run]) -> Result:
+    """What two groups of runs say about an ordering; its direction is judged later, with its family."""
+    (a, told_a), (b, told_b) = _one_per_seed(a), _one_per_seed(b)
+    found = [_gaps_of(claim, side, group[0], others) for side, group in enumerate((a, b))]
+    grade = max(map(gravest, found), key=GRADES.index)
+    each, first, second = _differences(claim, a, b)
+    refusal = _refusal(claim, first, second)
+    drawn = None
+    if {a[0].dataset, b[0].dataset} != {claim.dataset} and not refusal:
+        same_images = a[0].dataset == b[0].dataset
+        drawn = first.drawn(claim) - second.drawn(claim, seed=0 if same_images else 1)
+    subjects = min((len(np.unique(part.subject)) for part in (first, second) if part.subject is not None), default=0)
+    interval, covers, other = _uncertainty(each, drawn, min(first.freedom, second.freedom), subjects)
+    state = ("" if grade not in JUDGED and claim.kind != "question" else "refused" if refusal
+             else "needs seeds" if len(each) < MIN_SEEDS else "judge")
+    if refusal:
+        interval, covers = metrics.Interval(interval.value, math.nan, math.nan), ""
+    names = [f"{group[0].recipe} ({group[0].profile})" for group in (a, b)]
+    shared = [str(gap) for gap in found[0] if str(gap) in map(str, found[1])]
+    own = sorted(((gap, group[0].recipe) for side, group in zip(found, (a, b)) for gap in side if str(gap) not in shared),
+                 key=lambda item: -GRADES.index(item[0].grade))
+    return Result(state, " > ".join(names), tuple(run.id for run in (*a, *b)), interval.value, interval.low, interval.high, covers,
+                  float(np.std(each, ddof=1)) if len(each) > 1 else math.nan, len(each),
+                  metrics.paired_p(each, **other) if len(each) >= MIN_SEEDS else math.nan,
+                  judge_size(interval[1:], claim.paper_value, 0.5 * 10.0**-claim.decimals) if state == "judge" else "", grade,
+                  (*shared, *(f"{recipe}: {gap}" for gap, recipe in own)), float(_differences(claim, a, b, leaks=False)[0].mean()),
+                  (*told_a, *told_b, *refusal))
+
+
+def _result(claim: Claim, groups: tuple[Sequence[Run], ...], others: Sequence[Run], odd: Mapping[str, str]) -> Result:
+    """What a group, or a pair of groups, says; an odd run spoils it, with the sentence that says why."""
+    runs = [member for group in groups for run in group for member in (run.members or (run,))]
+    sentences = tuple(dict.fromkeys(odd[run.id] for run in runs if run.id in odd))
+    if not sentences:
+        try:
+            return (_compared if claim.compares else _scored)(claim, *groups, others)
+        except (ClaimError, ValueError) as error:
+            sentences = (str(error),)
+    names = [f"{group[0].recipe} ({group[0].profile})" for group in groups]
+    return Result("odd run", " > ".join(names), tuple(run.id for run in runs), remarks=sentences)
+
+
+# %% ../chapters/06_claims.ipynb #verdicts
+class _Recorded:
+    """Recorded runs by the name of their recipe, and what was found out about them on the way."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self.by_recipe: dict[str, list[Run]] = {}
+        for run in runs:
+            self.by_recipe.setdefault(run.recipe, []).append(run)
+        self.matching: dict[str, list[str]] = {}
+        self.faces: dict[str, datasets.FaceTable | None] = {}
+        self.checked: dict[str, str] = {}
+
+    def _named(self, pattern: str) -> list[Run]:
+        if pattern not in self.matching:
+            self.matching[pattern] = [name for name, (run, *_) in self.by_recipe.items() if _fits(run, pattern)]
+        return [run for name in self.matching[pattern] for run in self.by_recipe[name]]
+
+    def candidates(self, claim: Claim) -> list[Run]:
+        """The runs that could answer a claim, and those that they start from."""
+        names = [part for side in claim.sides for name in side for part in {name, *name.split(" + ")}]
+        waiting = [run for name in names for run in self._named(name)]
+        found: dict[str, Run] = {}
+        while waiting:
+            run = waiting.pop()
+            if run.id not in found:
+                found[run.id] = run
+                waiting += [o for o in self.by_recipe.get(run.start, ()) if run.start and o.profile == run.profile]
+        return [found[name] for name in sorted(found)]
+
+    def odd(self, runs: Sequence[Run]) -> dict[str, str]:
+        """A sentence for each of these runs that cannot be used, by id."""
+        new = [run for run in runs if run.id not in self.checked]
+        sentences = check_labels([run for run in new if run.counts], self.faces)
+        self.checked |= {run.id: run.problem or sentences.get(run.id, "") for run in new}
+        return {run.id: self.checked[run.id] for run in runs if self.checked[run.id]}
+
+
+def _results(claim: Claim, runs: Sequence[Run], odd: Mapping[str, str]) -> list[Result]:
+    """What the recorded runs say about a claim that a network answers: the result that decides first."""
+    usable = [run for run in runs if run.counts and (run.id in odd or not run.predictions.empty)]
+    usable += ensembles(usable, dict.fromkeys(name for side in claim.sides for name in side if " + " in name))
+    groups = find_pairs(usable, claim.sides) if claim.compares else [(group,) for group in find_groups(usable, claim.sides[0])]
+    results = [_result(claim, group, usable, odd) for group in groups]
+    results.sort(key=lambda result: claim.kind != "question" and result.grade not in JUDGED)
+    used = {name for result in results for name in result.runs}
+    lost = tuple(sentence for name, sentence in odd.items() if name not in used)
+    if lost:
+        first, *rest = results or [Result("")]
+        results = [replace(first, remarks=(*first.remarks, *lost)), *rest]
+    return results
+
+
+def _answer(claim: Claim, runs: Sequence[Run], values: Mapping[str, float], odd: Mapping[str, str]) -> list[Result]:
+    """The results on one claim, nothing taken from the cache."""
+    if claim.kind == "stated":
+        return [Result("stated")]
+    if not claim.trained:
+        exact = recompute(claim, values)
+        return [Result(judge_arithmetic(claim, exact), ours=exact)]
+    return _results(claim, runs, odd)
+
+
+def waits_for(claim: Claim) -> str:
+    """What a claim needs that no run is at the paper's setting: data or weights that nobody may pass on, or else a GPU."""
+    settings = [setting for side in claim.settings for setting in side]
+    data = {claim.dataset, *(name for setting in settings for name in re.split(r" [>+] ", setting.data))}
+    if any(not SHARED_DATA.get(name, True) and not _have(name) for name in data):
+        return "needs data"
+    return "needs weights" if any(not SHARED_WEIGHTS.get(setting.weights, True) for setting in settings) else "needs a GPU"
 
 
 def _have(name: str) -> bool:
@@ -699,24 +1439,133 @@ def _have(name: str) -> bool:
     return True
 
 
-def verdicts(paper: str | None = None, home: str | Path | None = None) -> pd.DataFrame:
-    """One row per printed number: what we got, how sure that is, and the verdict.
+# %% ../chapters/06_claims.ipynb #cache
+@lru_cache(maxsize=1)
+def _rules() -> dict[bool, str]:
+    """A hash of the code that a result follows from: of a trained network, and of arithmetic, whose checks may live in any module."""
+    folder, digest = Path(metrics.__file__).parent, lambda paths: hashlib.sha256(b"".join(p.read_bytes() for p in paths)).hexdigest()
+    return {True: digest(folder / f"{name}.py" for name in ("claims", "metrics", "emotions", "training")), False: digest(sorted(folder.glob("*.py")))}
 
-    Columns: id, paper, where, model, dataset, split, metric, unit, paper_value, ours, ci95 ([low, high] or None), sd (over
-    runs), n_seeds, p (orderings: of no difference), verdict (a key of `VERDICTS`), kind, recipe, runs (ids), differs
-    (settings unlike the paper's), ours_without_leaks, ci95_without_leaks, also (the same columns for further groups of
-    runs), note. ClaimError if a ledger or a run is broken; a contradicted paper is no error.
+
+def _cache_key(claim: Claim, runs: Sequence[Run], values: Mapping[str, float]) -> str:
+    """A hash of everything that the results on a claim follow from."""
+    told = {k: v for k, v in asdict(claim).items() if k not in ("place", "where", "model", "reading", "note")}
+    used = _parse_check(claim)[1] if claim.check else []
+    inputs = (sorted(run.digest for run in runs) if claim.trained
+              else {name: value for name, value in values.items() if any(fnmatchcase(name, word) for word in used)})
+    told |= {"rules": _rules()[claim.trained], "inputs": inputs, "data": os.environ.get("FER_BOOK_DATA", "") if claim.trained else ""}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _kept(path: Path) -> list[Result] | None:
+    """The results in a cache file; None if it is missing, damaged or of another time."""
+    try:
+        about, text = path.read_text().split("\n", 1)
+        if about != hashlib.sha256(text.encode()).hexdigest():
+            return None
+        os.utime(path)
+        return [Result(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()}) for one in json.loads(text)]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(path: Path, results: Sequence[Result]) -> None:
+    """Write results into the cache; where that is impossible, the next time computes them again."""
+    text = json.dumps([asdict(result) for result in results])
+    try:
+        datasets.write_atomic(path, lambda beside: beside.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"))
+    except (OSError, datasets.DataError):
+        pass
+
+
+def _sweep(folder: Path, days: int = 30) -> None:
+    """Remove cache files that nobody has read for a month."""
+    for path in folder.glob("*.json"):
+        try:
+            if time.time() - path.stat().st_mtime > days * 86_400:
+                path.unlink()
+        except OSError:
+            pass
+
+
+def results_of(claims: Sequence[Claim], runs: Sequence[Run]) -> list[list[Result]]:
+    """The results on each claim, from the cache where it has them."""
+    values: dict[str, dict[str, float]] = {}
+    for claim in claims:
+        values.setdefault(claim.paper, {})[claim.id] = claim.paper_value
+    recorded, folder, found, new = _Recorded(runs), datasets.cache_dir() / "verdicts", [], False
+    for claim in claims:
+        mine = recorded.candidates(claim) if claim.trained else []
+        path = folder / f"{_cache_key(claim, mine, values[claim.paper])}.json"
+        results = _kept(path)
+        if results is None:
+            results, new = _answer(claim, mine, values[claim.paper], recorded.odd(mine)), True
+            _keep(path, results)
+        found.append(results)
+    if new:
+        _sweep(folder)
+    return found
+
+
+# %% ../chapters/06_claims.ipynb #table
+_TABLE = ("id", "paper", "where", "model", "dataset", "split", "metric", "unit", "paper_value", "kind", "state", "ours", "interval",
+          "covers", "sd", "n_seeds", "p", "p_holm", "family", "direction", "size", "grade", "differs", "recipe", "runs", "ours_without_leaks",
+          "remarks", "also", "reading", "note")
+
+
+def _row(result: Result) -> dict:
+    """The columns of the verdict table that one result fills."""
+    interval = None if math.isnan(result.low) else [result.low, result.high]
+    return {"state": result.state, "ours": result.ours, "interval": interval, "covers": result.covers, "sd": result.sd, "n_seeds": result.n_seeds,
+            "p": result.p, "p_holm": math.nan, "family": 0, "direction": "", "size": result.size, "grade": result.grade, "differs": list(result.gaps),
+            "recipe": result.recipe, "runs": list(result.runs), "ours_without_leaks": result.clean, "remarks": list(result.remarks)}
+
+
+def _order(row: dict, claim: Claim, p: float, family: int) -> None:
+    """Give an ordering its verdict, from the p value that is corrected for its family."""
+    row |= {"p_holm": p, "family": family, "direction": judge_direction(row["ours"], p, METRICS[claim.metric].less_is_better)}
+    asked = {"holds": "yes", "contradicted": "no"}
+    row["state"] = (asked.get(row["direction"], "undecided") if claim.kind == "question"
+                    else "direction only" if row["direction"] == "holds" and row["size"] not in ("", "holds") else row["direction"])
+
+
+def _judge_families(claims: Sequence[Claim], rows: Sequence[dict]) -> None:
+    """Judge the orderings of each paper, and its questions, as one family each: Holm's correction over all that it asks."""
+    families: dict[tuple[str, str], list[int]] = {}
+    for i, claim in enumerate(claims):
+        if claim.compares:
+            families.setdefault((claim.paper, claim.kind), []).append(i)
+    for members in families.values():
+        judged = [rows[i]["p"] if rows[i]["state"] == "judge" else math.nan for i in members]
+        for i, p in zip(members, metrics.holm(judged, len(members))):
+            if rows[i]["state"] == "judge":
+                _order(rows[i], claims[i], p, len(members))
+            for also in rows[i]["also"]:
+                if also["state"] == "judge":
+                    _order(also, claims[i], min(1.0, also["p"] * len(members)), len(members))
+
+
+def verdicts(paper: str | None = None, home: str | Path | None = None) -> pd.DataFrame:
+    """One row per ledger row: what we got, how sure that is, how far from the paper's setting, and what became of the number.
+
+    Columns: id, paper, where, model, dataset, split, metric, unit, paper_value, kind, state (a key of `STATES`), ours, interval
+    ([low, high] or None), covers (what it covers), sd (over seeds), n_seeds, p (of no difference), p_holm (corrected), family
+    (orderings that are corrected for), direction and size (the two statements of an ordering), grade and differs (the setting
+    against the paper's, gravest first), recipe, runs (ids), ours_without_leaks, remarks (sentences on odd runs), also (the same
+    columns for further groups of runs, their p values times the family), reading, note. ClaimError if a ledger is broken; an odd
+    run spoils only the rows that would use it.
     """
     home = Path(home or project_home())
-    claims, runs = read_claims(paper, home), read_runs(home / "results")
-    check_labels([run for run in runs if run.counts])
-    runs += ensembles(runs, sorted({name for claim in claims for side in claim.sides for name in side if " + " in name}))
+    claims, runs = read_claims(paper, home), _all_runs(home / "results")
     rows = []
-    for claim in claims:
-        values = {other.id: other.paper_value for other in claims if other.paper == claim.paper}
-        told = {k: v for k, v in vars(claim).items() if k in _TABLE}
-        rows.append(told | _EMPTY | _answer(claim, runs, values))
+    for claim, results in zip(claims, results_of(claims, runs)):
+        first, *others = map(_row, results or [Result("")])
+        rows.append({k: v for k, v in vars(claim).items() if k in _TABLE} | first | {"also": others})
+        if not rows[-1]["state"]:
+            rows[-1]["state"] = waits_for(claim)
+    _judge_families(claims, rows)
     return pd.DataFrame(rows, columns=list(_TABLE))
+
 
 # %% ../chapters/06_claims.ipynb #present
 def to_json(table: pd.DataFrame) -> str:
@@ -732,54 +1581,148 @@ def to_json(table: pd.DataFrame) -> str:
     return json.dumps([plain(row) for row in table.to_dict("records")], indent=1, allow_nan=False, ensure_ascii=False)
 
 
-def _written(value: float, unit: str, ci95: list[float] | None = None) -> str:
+def _written(value: float, unit: str, interval: list[float] | None = None) -> str:
     """A number for people: "68.39", "66.10 [65.00, 67.20]", "4,965", or nothing if it is not known."""
     if math.isnan(value):
         return ""
     if unit not in ("%", "points", ""):
         return f"{value:,.0f}"
     digits = 2 if unit in ("%", "points") else 3
-    return f"{value:.{digits}f} [{ci95[0]:.{digits}f}, {ci95[1]:.{digits}f}]" if ci95 else f"{round(value, digits):g}"
+    return (f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval
+            else f"{round(value, digits):g}")
+
+
+def _state_written(result: Mapping) -> str:
+    """The state for people; of an ordering also what its size and its p value say."""
+    more = [f"ours is {result['size']}"] if result["size"] in ("larger", "smaller") else []
+    more += [f"p = {result['p_holm']:.2g} of {result['family']}"] if result["family"] else []
+    return result["state"] + f" ({', '.join(more)})" * bool(more)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts as text for a page: one line per printed number, and one more for every further group of runs."""
+    """The verdicts as text for a page: one line per ledger row, and one more for every further group of runs.
+
+    "unlike the paper" names the gravest difference; `differs` has them all.
+    """
     lines = []
     for row in table.to_dict("records"):
         for i, result in enumerate([row, *row["also"]]):
+            told = [row["reading"], row["note"]] if i == 0 else []
             lines.append({
                 "where": row["where"] if i == 0 else "", "what": row["model"] if i == 0 else f"↳ {result['recipe']}",
                 "unit": row["unit"], "paper": _written(row["paper_value"], row["unit"]) if i == 0 else "",
-                "ours [95% interval]": _written(result["ours"], row["unit"], result["ci95"]), "verdict": result["verdict"],
-                "without leaks": _written(result["ours_without_leaks"], row["unit"], result["ci95_without_leaks"]),
-                "seeds": result["n_seeds"] or "", "unlike the paper": "; ".join(result["differs"]), "note": row["note"] if i == 0 else ""})
+                "ours [95% interval]": _written(result["ours"], row["unit"], result["interval"]), "covers": result["covers"],
+                "state": _state_written(result), "seeds": result["n_seeds"] or "", "grade": result["grade"],
+                "unlike the paper": next(iter(result["differs"]), ""),
+                "without leaks": _written(result["ours_without_leaks"], row["unit"]),
+                "note": " ".join(filter(None, [*told, *result["remarks"]]))})
     return pd.DataFrame(lines)
 
 
-def count_verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many printed numbers got which verdict: one row per paper, one column per verdict, and `all`."""
-    counts = pd.crosstab(table["paper"], table["verdict"]).reindex(columns=list(VERDICTS), fill_value=0)
+def counted(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are evidence about a printed number: no questions of the book, no reprints, nothing that cannot be tested."""
+    return table[(table["kind"] != "question") & ~table["state"].isin(UNCOUNTED)]
+
+
+def count_states(table: pd.DataFrame) -> pd.DataFrame:
+    """What became of the printed numbers that count: one row per paper, one column per state that occurs, and `all`."""
+    told = counted(table)
+    counts = pd.crosstab(told["paper"], told["state"])
+    counts = counts.reindex(columns=[state for state in STATES if state in counts], index=table["paper"].unique(), fill_value=0)
     counts = counts.assign(all=counts.sum(axis=1))
     return counts.rename(index=lambda paper: PAPERS.get(paper, paper)).rename_axis(index="paper", columns=None)
 
 
+def headline(table: pd.DataFrame) -> str:
+    """What became of the printed numbers that need a network, in one sentence."""
+    told = counted(table)
+    states = told[told["kind"] != "arithmetic"]["state"]
+    n = states.value_counts().reindex(list(STATES), fill_value=0)
+    waiting = n["needs a GPU"] + n["needs data"] + n["needs weights"]
+    tested = [(n["holds"], "hold" if n["holds"] != 1 else "holds"),
+              (short := n[["better", "direction only", "falls short", "contradicted"]].sum(), "do not" if short != 1 else "does not"),
+              (n["undecided"], "undecided"), (n[["refused", "odd run"]].sum(), "cannot be judged"),
+              (n["needs seeds"], "await seeds" if n["needs seeds"] != 1 else "awaits seeds")]
+    parts = [f"{count} {words}" for i, (count, words) in enumerate(tested) if count or i in (0, 1, 4)]
+    return (f"Of {len(states)} printed numbers that need a network, {len(states) - waiting} can be tested here at the paper's setting: "
+            f"{', '.join(parts)}. Of the others, {n['needs a GPU']} await a GPU and {n['needs data'] + n['needs weights']} await data or "
+            "weights that cannot be shared.")
+
+
+def arithmetic_headline(table: pd.DataFrame) -> str:
+    """What became of the printed numbers that need no network, in one sentence."""
+    told = counted(table)
+    n = told[told["kind"] == "arithmetic"]["state"].value_counts()
+    reprints = int(((table["kind"] == "arithmetic") & (table["state"] == "reprint")).sum())
+    odd = [f"{n[state]} {words}" for state, words in (("misprint", "misprinted"), ("inconsistent", "inconsistent with another"),
+                                                      ("unexplained", "unexplained")) if state in n]
+    return (f"Of {n.sum()} printed numbers that follow from public facts or from the paper itself, {n.get('adds up', 0)} add up"
+            + f", {', '.join(odd)}" * bool(odd) + f"; {reprints} more only repeat a number of the same paper." * bool(reprints) + "." * (not reprints))
+
+
 def scoreboard(table: pd.DataFrame):
-    """A matplotlib figure: two bars per paper, numbers checked by running networks and by arithmetic, split by verdict."""
+    """A matplotlib figure with two panels, a bar per paper in each: numbers that need a network, and numbers that need none.
+
+    Only a verdict at the paper's setting has a colour on the left. Reprints and questions are in neither panel.
+    """
     from matplotlib.figure import Figure
 
-    way = np.where(table["kind"] == "arithmetic", "by arithmetic", "by running")
-    names = [f"{PAPERS.get(paper, paper)}\n{how}" for paper, how in zip(table["paper"], way)]
-    counts = pd.crosstab(pd.Categorical(names, list(dict.fromkeys(sorted(names, reverse=True)))), table["verdict"].to_numpy())
-    fig = Figure(figsize=(6.2, 1.9 + 0.7 * len(counts)), layout="constrained")
-    ax, left = fig.subplots(), np.zeros(len(counts))
-    for word in (word for word in VERDICTS if word in counts):
-        n = counts[word].to_numpy()
-        ax.barh(counts.index, n, left=left, color=VERDICTS[word], edgecolor="white", label=word)
-        for y in np.flatnonzero(n > 0.04 * counts.sum(axis=1).max()):  # narrower ones have no room for a number
-            ax.text(left[y] + n[y] / 2, y, str(n[y]), ha="center", va="center", fontsize=13, color="white" if word == "better" else "black")
-        left += n
-    ax.tick_params(labelsize=12)
-    ax.set_xlabel("numbers that the paper prints", fontsize=12)
-    ax.spines[["top", "right"]].set_visible(False)
-    fig.legend(loc="outside lower center", ncols=2, fontsize=12, frameon=False)
+    told = counted(table)
+    parts = {"numbers that need a network": told[told["kind"] != "arithmetic"], "numbers that need none": told[told["kind"] == "arithmetic"]}
+    papers = list(dict.fromkeys(told["paper"]))[::-1]
+    fig = Figure(figsize=(7, 2.6 + 0.9 * len(papers)), layout="constrained")
+    for ax, (title, part) in zip(fig.subplots(2, 1), parts.items()):
+        counts = pd.crosstab(part["paper"], part["state"]).reindex(papers, fill_value=0)
+        left = np.zeros(len(papers))
+        for state in (state for state in STATES if state in counts):
+            n = counts[state].to_numpy()
+            judged = state in VERDICTS or part is parts["numbers that need none"]
+            ax.barh([PAPERS.get(paper, paper) for paper in papers], n, left=left, color=STATES[state], edgecolor="white",
+                    hatch="" if judged else "////", label=state)
+            for y in np.flatnonzero(n > 0.04 * counts.to_numpy().sum(axis=1).max()):  # narrower ones have no room for a number
+                ax.text(left[y] + n[y] / 2, y, str(n[y]), ha="center", va="center", fontsize=11,
+                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
+            left += n
+        ax.set_title(title, fontsize=12, loc="left")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(fontsize=9, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.12))
     return fig
+
+
+# %% ../chapters/06_claims.ipynb #gate
+_GATE = ("id", "paper", "state", "ours", "low", "high", "seeds", "grade")
+
+
+def gate(table: pd.DataFrame) -> pd.DataFrame:
+    """The committed table of verdicts: one row per ledger row, numbers as text with three significant digits at least.
+
+    Columns: id, paper, state, ours, low, high, seeds, grade; empty for what is not known.
+    """
+    def short(value: float, unit: str) -> str:
+        digits = 1 if unit in ("%", "points") else 3 if unit == "" else 0
+        return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+    rows = []
+    for row in table.to_dict("records"):
+        low, high = row["interval"] or (math.nan, math.nan)
+        numbers = {name: short(value, row["unit"]) for name, value in (("ours", row["ours"]), ("low", low), ("high", high))}
+        rows.append({"id": row["id"], "paper": row["paper"], "state": row["state"]} | numbers
+                    | {"seeds": str(row["n_seeds"] or ""), "grade": row["grade"]})
+    return pd.DataFrame(rows, columns=list(_GATE))
+
+
+def write_gate(table: pd.DataFrame, home: str | Path | None = None) -> Path:
+    """Write `gate(table)` to `data/claims/verdicts.csv`; returns its path."""
+    path = Path(home or project_home()) / "data" / "claims" / "verdicts.csv"
+    datasets.write_atomic(path, lambda beside: gate(table).to_csv(beside, index=False, lineterminator="\n"))
+    return path
+
+
+def read_gate(home: str | Path | None = None) -> pd.DataFrame:
+    """The committed table of verdicts, all columns text; ClaimError if it is missing."""
+    path = Path(home or project_home()) / "data" / "claims" / "verdicts.csv"
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise ClaimError(f"{path} cannot be read ({error}); write it with `fer-book verify --write`.") from error
+

@@ -47,6 +47,7 @@ examples:
   fer-book verify
   fer-book verify --paper emotions_classification
   fer-book verify --json > verdicts.json
+  fer-book verify --write
 Verdicts are computed from results/ now; a contradicted paper is a finding, not an error, so the exit code stays 0.""",
     "build": """
 examples:
@@ -199,27 +200,35 @@ def train(args) -> int:
 
 
 def verify(args) -> int:
+    if args.write and args.paper:
+        raise ValueError("--write writes the table of all papers; leave out --paper")
     with progress("reading recorded runs"):
         from fer_book import claims
 
         table = claims.verdicts(paper=args.paper)
+    if args.write:
+        print(f"{near(claims.write_gate(table))}: {len(table)} rows")
+        return 0
     if args.json:
         print(claims.to_json(table))
         return 0
     for paper, rows in table.groupby("paper", sort=False):
         print(f"\n{claims.PAPERS.get(paper, paper)}")
-        show(claims.readable(rows)[["where", "what", "unit", "paper", "ours [95% interval]", "verdict", "unlike the paper"]])
+        show(claims.readable(rows)[["where", "what", "unit", "paper", "ours [95% interval]", "state", "unlike the paper"]])
+    for sentence in dict.fromkeys(sentence for row in table.to_dict("records") for result in (row, *row["also"]) for sentence in result["remarks"]):
+        print(f"note: {sentence}")
     print(f"\n{what_holds(table)}")
     return 0
 
 
 def what_holds(table) -> str:
-    """One line per paper: how many of its printed numbers got which verdict."""
+    """What became of the printed numbers: two sentences on all, and one line per paper."""
     from fer_book import claims
 
-    counts = claims.count_verdicts(table)
-    return "\n".join(f"{paper}: " + ", ".join(f"{n} {verdict}" for verdict, n in row.items() if n and verdict != "all")
-                     + f" (of {row['all']} numbers)" for paper, row in counts.iterrows())
+    counts = claims.count_states(table)
+    lines = [f"{paper}: " + ", ".join(f"{n} {state}" for state, n in row.items() if n and state != "all") + f" (of {row['all']} numbers)"
+             for paper, row in counts.iterrows()]
+    return "\n".join([claims.headline(table), claims.arithmetic_headline(table), *lines])
 
 
 def build_book(args) -> int:
@@ -491,6 +500,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("verify", "confront every number the papers print with the recorded runs", verify)
     sub.add_argument("--paper", metavar="P", help="only this paper; a wrong name lists them all")
     sub.add_argument("--json", action="store_true", help="a JSON list of objects on standard output")
+    sub.add_argument("--write", action="store_true", help="write the table that a test compares with, data/claims/verdicts.csv")
 
     sub = command("build", "execute every chapter and render the site to _build/html", build_book)
     profile(sub)

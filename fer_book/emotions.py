@@ -53,6 +53,8 @@ def show_table(df: pd.DataFrame, caption: str | None = None, folded: bool = Fals
 
     if hasattr(df, "columns") and hasattr(df, "to_numpy"):
         plain_index = type(df.index).__name__ == "RangeIndex"
+        if df.index.nlevels == df.columns.nlevels == 1 and df.columns.name is None:
+            df = df.rename_axis(index=None, columns=df.index.name)  # else pandas gives the index's name a second header row
         html = df.to_html(border=0, index=not plain_index, na_rep="–")
     else:
         html = df.to_html()

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['confusion', 'accuracy', 'mean_recall', 'macro_f1', 'rmse', 'mae', 'pearson', 'ccc', 'image_rmse',
            'threshold_accuracy', 'smallest_threshold', 'ece', 'soft_nll', 'at_temperature', 'fit_temperature',
-           'Interval', 'bootstrap', 'Difference', 'difference', 'paired_bootstrap', 'unpaired_bootstrap', 'McNemar',
-           'mcnemar']
+           'Interval', 'of_confusion', 'draws', 'bootstrap', 'Difference', 'difference', 'paired_bootstrap',
+           'unpaired_bootstrap', 'McNemar', 'mcnemar', 'prediction_interval', 'paired_p', 'holm']
 
 # %% ../chapters/04_metrics.ipynb #imports
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import bdtr
+from scipy.special import bdtr, stdtr, stdtrit
 
 # %% ../chapters/04_metrics.ipynb #checks
 def _same_rows(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,10 +70,10 @@ def confusion(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndar
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 # %% ../chapters/04_metrics.ipynb #class-scores
-def _pair_tables(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+def _pair_tables(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
     """Each image's own confusion table, one 1 among zeros: (N, C, C)."""
     y_true, y_pred = _labels(y_true, y_pred)
-    tables = np.zeros((len(y_true), *2 * [max(y_true.max(), y_pred.max()) + 1]))
+    tables = np.zeros((len(y_true), n_classes, n_classes))
     tables[np.arange(len(y_true)), y_true, y_pred] = 1
     return tables
 
@@ -87,14 +87,20 @@ def _accuracy(table: np.ndarray) -> np.ndarray:
     return np.trace(table, axis1=-2, axis2=-1)
 
 
-def _mean_recall(table: np.ndarray) -> np.ndarray:
+def _mean_recall(table: np.ndarray, whole: np.ndarray | None = None) -> np.ndarray:
+    """Over the classes that occur in `whole`, by default in the table itself; nan where one of them has no image."""
+    counted = (table if whole is None else whole).sum(axis=-1) > 0
     hits, images = np.diagonal(table, axis1=-2, axis2=-1), table.sum(axis=-1)
-    return (hits / np.where(images > 0, images, 1)).sum(axis=-1) / (images > 0).sum(axis=-1)
+    recall = hits / np.where(images > 0, images, np.nan)
+    return np.where(counted, recall, 0).sum(axis=-1) / counted.sum(axis=-1)
 
 
-def _macro_f1(table: np.ndarray) -> np.ndarray:
+def _macro_f1(table: np.ndarray, whole: np.ndarray | None = None) -> np.ndarray:
+    """Over the classes that occur in `whole`, true or predicted; nan where one of them does neither."""
+    whole = table if whole is None else whole
+    counted = whole.sum(axis=-1) + whole.sum(axis=-2) > 0
     hits, both = np.diagonal(table, axis1=-2, axis2=-1), table.sum(axis=-1) + table.sum(axis=-2)
-    return (2 * hits / np.where(both > 0, both, 1)).sum(axis=-1) / (both > 0).sum(axis=-1)
+    return np.where(counted, 2 * hits / np.where(both > 0, both, np.nan), 0).sum(axis=-1) / counted.sum(axis=-1)
 
 
 def accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
@@ -303,6 +309,16 @@ _AVERAGES = {
 }
 
 
+def of_confusion(finish: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A metric of labels (N,) and (N,) that `finish` computes from confusion tables (..., C, C), so that its resamples are quick."""
+    def metric(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+        return float(finish(_table(y_true, y_pred)))
+
+    _AVERAGES[metric] = (_pair_tables, finish)
+    return metric
+
+
+
 @lru_cache(maxsize=4)
 def _resamples(n: int, n_resamples: int, seed: int) -> np.ndarray:
     """How often each of n images is in each resample: (n_resamples, n). The same for every metric and model, so made once."""
@@ -326,27 +342,55 @@ def _threshold_draws(errors: np.ndarray, target: float, blocks: list[np.ndarray]
     return np.nextafter(errors[order][np.concatenate(at)], np.inf)
 
 
-def _draw(metric: Callable, y_true: np.ndarray, predictions: list[np.ndarray], n_resamples: int, seed: int) -> np.ndarray:
-    """The metric of each prediction on the same resampled images: (predictions, n_resamples, ...)."""
+def _plain_draws(metric: Callable, y_true: np.ndarray, predictions: list[np.ndarray], n_resamples: int, seed: int,
+                 groups: np.ndarray | None) -> np.ndarray:
+    """Resamples of any metric, one call for each: of images, or of whole groups of images."""
+    rng, images = np.random.default_rng(seed), np.arange(len(y_true))
+    units = images[:, None] if groups is None else [images[groups == g] for g in np.unique(groups)]
+    drawn = (np.concatenate([units[i] for i in rng.integers(len(units), size=len(units))]) for _ in range(n_resamples))
+    return np.swapaxes(np.asarray([[metric(y_true[at], y_pred[at]) for y_pred in predictions] for at in drawn]), 0, 1)
+
+
+def _group_means(shares: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """Averages of `shares` (N, ...) over the images of resampled groups: (n_resamples, ...)."""
+    names, of_image = np.unique(groups, return_inverse=True)
+    sums = np.zeros((len(names), *shares.shape[1:]))
+    np.add.at(sums, of_image, shares)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+    images = drawn @ np.bincount(of_image)
+    return np.tensordot(drawn, sums, axes=1) / images.reshape(-1, *[1] * (shares.ndim - 1))
+
+
+def draws(metric: Callable, y_true: np.ndarray, predictions: Sequence[np.ndarray], n_resamples: int = 2000, seed: int = 0,
+          groups: np.ndarray | None = None) -> np.ndarray:
+    """The metric of each prediction on the same resampled images: (predictions, n_resamples, ...).
+
+    groups: (N,) the person, say, of each image. Then whole groups are drawn, with all of their images. The classes that a
+    metric averages over are those of all images; a resample in which one of them is missing is nan.
+    """
     y_true, predictions = np.asarray(y_true), [np.asarray(y_pred) for y_pred in predictions]
-    rng, n = np.random.default_rng(seed), len(y_true)
+    n = len(y_true)
     base, options = (metric.func, metric.keywords) if isinstance(metric, partial) else (metric, {})
-    if base is smallest_threshold and options:
+    if base is smallest_threshold and options and groups is None:
         return np.stack([_threshold_draws(image_rmse(y_true, y_pred), **options, blocks=_blocks(n, n_resamples, seed)) for y_pred in predictions])
     averages = _AVERAGES | ({metric: (partial(_hits, **options), _identity)} if base is threshold_accuracy and options else {})
     if metric not in averages:
-        resamples = (rng.integers(n, size=n) for _ in range(n_resamples))
-        draws = [[metric(y_true[images], y_pred[images]) for y_pred in predictions] for images in resamples]
-        return np.swapaxes(np.asarray(draws), 0, 1)
+        return _plain_draws(metric, y_true, predictions, n_resamples, seed, groups)
     rows, finish = averages[metric]
-    if rows is _pair_tables:  # images with the same labels are interchangeable: draw how often each combination comes
-        (y_true, *predictions), counts = np.unique(np.stack([y_true, *predictions]), axis=1, return_counts=True)
-        blocks = [rng.multinomial(n, counts / n, size=n_resamples)]
-    else:
+    counts = np.ones(n, int)
+    if rows is _pair_tables:
+        rows = partial(_pair_tables, n_classes=int(max(y.max() for y in (y_true, *predictions))) + 1)
+        if groups is None:  # images with the same labels are interchangeable: draw how often each combination comes
+            (y_true, *predictions), counts = np.unique(np.stack([y_true, *predictions]), axis=1, return_counts=True)
+            blocks = [np.random.default_rng(seed).multinomial(n, counts / n, size=n_resamples)]
+    elif groups is None:
         blocks = _blocks(n, n_resamples, seed)
     shares = np.stack([rows(y_true, y_pred) for y_pred in predictions], axis=1)  # one product per block serves all predictions
-    means = np.concatenate([np.tensordot(block / n, shares, axes=1) for block in blocks])
-    return np.stack([finish(mean) for mean in np.moveaxis(means, 1, 0)])
+    means = (_group_means(shares, groups, n_resamples, seed) if groups is not None
+             else np.concatenate([np.tensordot(block / n, shares, axes=1) for block in blocks]))
+    whole = np.tensordot(counts / n, shares, axes=1)
+    return np.stack([finish(mean, whole[k]) if metric in (mean_recall, macro_f1) else finish(mean)
+                     for k, mean in enumerate(np.moveaxis(means, 1, 0))])
 
 
 def _interval(value: np.ndarray, draws: np.ndarray, level: float) -> tuple:
@@ -366,8 +410,8 @@ def _check_plan(predictions: Sequence, n_resamples: int, level: float) -> None:
 
 
 def bootstrap(metric: Callable, y_true: np.ndarray, *predictions: np.ndarray, n_resamples: int = 2000,
-              level: float = 0.95, seed: int = 0) -> Interval:
-    """The metric and its percentile interval over resampled images.
+              level: float = 0.95, seed: int = 0, groups: np.ndarray | None = None) -> Interval:
+    """The metric and its percentile interval over resampled images, or over resampled `groups` of them, see `draws`.
 
     metric(y_true, y_pred) -> a number, or one per dimension. y_true: N rows. Several predictions are the seeds of one
     recipe: the metric is averaged over them. For `ece` and `soft_nll` the probabilities come first. Resamples on which
@@ -375,8 +419,8 @@ def bootstrap(metric: Callable, y_true: np.ndarray, *predictions: np.ndarray, n_
     """
     _check_plan(predictions, n_resamples, level)
     value = np.mean([metric(y_true, y_pred) for y_pred in predictions], axis=0)
-    draws = _draw(metric, y_true, list(predictions), n_resamples, seed)
-    return Interval(*_interval(value, draws.mean(axis=0), level))
+    drawn = draws(metric, y_true, predictions, n_resamples, seed, groups)
+    return Interval(*_interval(value, drawn.mean(axis=0), level))
 
 # %% ../chapters/04_metrics.ipynb #paired
 class Difference(NamedTuple):
@@ -401,8 +445,8 @@ def difference(value: np.ndarray, draws: np.ndarray, level: float = 0.95) -> Dif
 
 def paired_bootstrap(metric: Callable, y_true: np.ndarray, a: np.ndarray | Sequence[np.ndarray],
                      b: np.ndarray | Sequence[np.ndarray], n_resamples: int = 2000, level: float = 0.95,
-                     seed: int = 0) -> Difference:
-    """The difference metric(a) - metric(b) with both models scored on the same resampled images.
+                     seed: int = 0, groups: np.ndarray | None = None) -> Difference:
+    """The difference metric(a) - metric(b) with both models scored on the same resampled images, or `groups` of them.
 
     a, b: one prediction array each, or a list of arrays: the seeds of one recipe, over which the metric is averaged.
     The p value is twice the smaller share of resamples on either side of 0, and never below 2 / (n_resamples + 1).
@@ -411,8 +455,8 @@ def paired_bootstrap(metric: Callable, y_true: np.ndarray, a: np.ndarray | Seque
     _check_plan(a and b, n_resamples, level)
     value = (np.mean([metric(y_true, y_pred) for y_pred in a], axis=0)
              - np.mean([metric(y_true, y_pred) for y_pred in b], axis=0))
-    draws = _draw(metric, y_true, a + b, n_resamples, seed)
-    return difference(value, draws[: len(a)].mean(axis=0) - draws[len(a) :].mean(axis=0), level)
+    drawn = draws(metric, y_true, a + b, n_resamples, seed, groups)
+    return difference(value, drawn[: len(a)].mean(axis=0) - drawn[len(a) :].mean(axis=0), level)
 
 
 def unpaired_bootstrap(metric: Callable, y_a: np.ndarray, a: np.ndarray | Sequence[np.ndarray], y_b: np.ndarray,
@@ -421,8 +465,8 @@ def unpaired_bootstrap(metric: Callable, y_a: np.ndarray, a: np.ndarray | Sequen
     a, b = _seeds(a), _seeds(b)
     _check_plan(a and b, n_resamples, level)
     means = [np.mean([metric(y, y_pred) for y_pred in part], axis=0) for y, part in ((y_a, a), (y_b, b))]
-    draws = [_draw(metric, y, part, n_resamples, seed + i).mean(axis=0) for i, (y, part) in enumerate(((y_a, a), (y_b, b)))]
-    return difference(means[0] - means[1], draws[0] - draws[1], level)
+    drawn = [draws(metric, y, part, n_resamples, seed + i).mean(axis=0) for i, (y, part) in enumerate(((y_a, a), (y_b, b)))]
+    return difference(means[0] - means[1], drawn[0] - drawn[1], level)
 
 
 class McNemar(NamedTuple):
@@ -443,3 +487,47 @@ def mcnemar(y_true: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
     only_a = int(np.sum((a == y_true) & (b != y_true)))
     only_b = int(np.sum((a != y_true) & (b == y_true)))
     return McNemar(only_a, only_b, min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))))
+
+# %% ../chapters/04_metrics.ipynb #training
+def prediction_interval(values: np.ndarray, level: float = 0.95, other_se: float = 0.0, other_df: float = np.inf) -> Interval:
+    """Where one more run lands, from the scores (..., n) of n >= 2 runs that differ in the seed, with probability `level`.
+
+    mean +- t s sqrt(1 + 1/n) with Student's t for n - 1; nan for fewer than two runs. `other_se` is the standard error that
+    other test images add, with `other_df` degrees of freedom: it enters as the root of the sum of squares.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n, middle = values.shape[-1], values.mean(axis=-1)
+    upper = (1 + level) / 2
+    training = stdtrit(n - 1, upper) * values.std(axis=-1, ddof=1) * np.sqrt(1 + 1 / n) if n > 1 else np.nan * middle
+    half = np.hypot(training, stdtrit(min(other_df, 1e9), upper) * other_se)
+    return Interval(_number(middle), _number(middle - half), _number(middle + half))
+
+
+def paired_p(differences: np.ndarray, other_se: float = 0.0, other_df: float = np.inf) -> float | np.ndarray:
+    """Two-sided p value of "no difference on average" from the differences (..., n) of n seeds, a paired t test.
+
+    `other_se` adds the standard error of other test images; the degrees of freedom are then the smaller ones. nan for n < 2.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    n, middle = differences.shape[-1], np.abs(differences.mean(axis=-1))
+    if n < 2:
+        return _number(np.nan * middle)
+    error = np.hypot(differences.std(axis=-1, ddof=1) / np.sqrt(n), other_se)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(middle > 0, middle / error, 0.0)
+    return _number(2 * stdtr(min(n - 1, other_df), -t))
+
+# %% ../chapters/04_metrics.ipynb #family
+def holm(p: Sequence[float], family: int | None = None) -> np.ndarray:
+    """The p values, corrected by Holm's rule for a family of `family` questions, by default as many as there are values.
+
+    A larger family counts questions that have no p value yet. nan stays nan. ValueError if the family is smaller.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(p))
+    family = len(known) if family is None else family
+    if family < len(known):
+        raise ValueError(f"A family of {family} questions cannot have {len(known)} p values: count every question.")
+    order, adjusted = known[np.argsort(p[known], kind="stable")], np.full(len(p), np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * (family - np.arange(len(order)))))
+    return adjusted

@@ -84,11 +84,13 @@ def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = 
     """
     home = Path(home or datasets.project_home())
     trained, told = load_model(run_id, home), json.loads((home / "results" / run_id / "run.json").read_text())
-    recipe = replace(trained.recipe, name=f"{trained.recipe.name}-on-{faces.name}", dataset=faces.name, differs=tuple(told["differs"]), comparable=told["differs_kind"] == "minor")
+    recipe = replace(trained.recipe, name=f"{trained.recipe.name}-on-{faces.name}", dataset=faces.name)
     predictions = predict_split(trained, replace(faces.grey(), frame=faces.frame.assign(split="test")), np.array([]))
     asked = faces[faces.frame["row"].isin(predictions["row"]).to_numpy()]
     if n_left_out := len(faces) - len(asked):
         print(f"{faces.name}: {n_left_out:,} of {len(faces):,} faces are left out; {run_id} knows no class for them.")
+    if "subject" in asked.frame:
+        predictions.insert(3, "subject", np.unique(asked.frame["subject"].astype(str), return_inverse=True)[1])
     return record(recipe, told["profile"], told["seed"], asked, predictions, Path(out or home / "results"), n_left_out=n_left_out)
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from .training import Recipe
 
 # %% auto #0
-__all__ = ['RATED', 'ONE_CYCLE', 'CROWD', 'RECIPES', 'NOT_PRINTED', 'SHORT', 'DISTILLED', 'LITE0', 'FACE', 'DEEP', 'WHOLE',
-           'TAUGHT', 'LESS', 'ABLATIONS', 'ShallowCNN', 'deep']
+__all__ = ['RECIPES', 'LITE0', 'FACE', 'DEEP', 'ABLATIONS', 'ShallowCNN', 'deep']
 
 # %% ../chapters/10_emotions_classification.ipynb #network
 class ShallowCNN(nn.Module):
@@ -39,85 +38,59 @@ class ShallowCNN(nn.Module):
         return self.head(self.blocks(x).flatten(1))
 
 # %% ../chapters/10_emotions_classification.ipynb #recipes
-RATED = "trained on the 28,561 faces that FER+ rated, not on all 28,709"
-ONE_CYCLE = ("one-cycle learning rate up to 0.003, weight decay 0.02", "shifts of ±5% in training", "mean of the face and its mirror image at test")
-CROWD = ("half of each training target is the FER+ vote shares", *ONE_CYCLE)
 RECIPES = (
     Recipe(name="shallow-cnn-paper", model="fer_book.shallow_cnn:ShallowCNN", rotate=10, scale=0.1, lr=1e-3, schedule="plateau", epochs=60,
-           batch_size=128, keep="best", differs=(RATED,),
-           profiles={"cpu": {"model_args": {"widths": (32, 64, 128, 256)},
-                             "differs": (RATED, "widths 32, 64, 128, 256 (the paper prints none)")}}),
+           batch_size=128, keep="best",
+           profiles={"cpu": {"model_args": {"widths": (32, 64, 128, 256)}}}),
     Recipe(name="shallow-cnn-onecycle", model="fer_book.shallow_cnn:ShallowCNN", rotate=10, scale=0.1, shift=0.05, label_smoothing=0.1, lr=3e-3,
-           weight_decay=0.02, schedule="one-cycle", epochs=60, batch_size=128, flip_at_test=True, differs=(RATED, *ONE_CYCLE, "label smoothing 0.1"),
-           profiles={"cpu": {"model_args": {"widths": (64, 128, 256, 512)}, "epochs": 34,
-                             "differs": (RATED, *ONE_CYCLE, "label smoothing 0.1", "34 epochs, not 60", "widths 64, 128, 256, 512 (the paper prints none)")}}),
+           weight_decay=0.02, schedule="one-cycle", epochs=60, batch_size=128, flip_at_test=True,
+           profiles={"cpu": {"model_args": {"widths": (64, 128, 256, 512)}, "epochs": 34}}),
     Recipe(name="shallow-cnn-crowd", model="fer_book.shallow_cnn:ShallowCNN", rotate=10, scale=0.1, shift=0.05, crowd_share=0.5, lr=3e-3,
-           weight_decay=0.02, schedule="one-cycle", epochs=60, batch_size=128, flip_at_test=True, differs=(RATED, *CROWD),
-           profiles={"cpu": {"model_args": {"widths": (32, 64, 192, 384)}, "epochs": 28,
-                             "differs": (RATED, *CROWD, "28 epochs, not 60", "widths 32, 64, 192, 384 (the paper prints none)")}}),
+           weight_decay=0.02, schedule="one-cycle", epochs=60, batch_size=128, flip_at_test=True,
+           profiles={"cpu": {"model_args": {"widths": (32, 64, 192, 384)}, "epochs": 28}}),
 )
 
 # %% ../chapters/10_emotions_classification.ipynb #deep-recipes
-NOT_PRINTED = "60 epochs, learning rate 0.001 reduced on a plateau (the paper prints neither for this network)"
-SHORT = "one-cycle learning rate"
-DISTILLED = ("dlib's face network, trained on from dlib-finetuned", "two fifths of each training target are what shallow-cnn-onecycle answers")
-
-
-def deep(name: str, network: dict, cpu: dict, differs: tuple[str, ...] = (NOT_PRINTED,), **settings) -> Recipe:
-    """A row of Table 2: the paper's dense head of 4096, 1024 and 7 on a backbone; `cpu` holds what two cores change."""
+def deep(name: str, network: dict, cpu: dict, **settings) -> Recipe:
+    """The paper's dense head of 4096, 1024 and 7 on a backbone (Table 2); `cpu` holds what two cores change."""
     head = {"dense": (4096, 1024), "dropout": 0.5}
     common = dict(rotate=10, scale=0.1, lr=1e-3, schedule="plateau", epochs=60, batch_size=128, keep="best") | settings
     small = dict(schedule="one-cycle", keep="last") | cpu
-    small["model_args"] = small.get("model_args", network) | head
-    small["differs"] = (RATED, *small["differs"])
-    return Recipe(name=name, model="fer_book.backbones:Backbone", model_args=network | head, differs=(RATED, *differs), **common, profiles={"cpu": small})
+    return Recipe(name=name, model="fer_book.backbones:Backbone", model_args=network | head, **common, profiles={"cpu": small})
 
 
 LITE0, FACE = {"backbone": "tf_efficientnet_lite0", "weights": "imagenet"}, {"backbone": "dlib", "weights": "face"}
 DEEP = (
-    deep("resnet50-imagenet", {"backbone": "resnet50", "weights": "imagenet"}, freeze=True,
-         cpu={"model_args": LITE0, "views": 4, "epochs": 20, "comparable": False,
-              "differs": ("EfficientNet-Lite0 at 48 pixels, not ResNet-50", f"{SHORT}, 20 epochs", "4 augmented views of each face")}),
-    deep("resnet18-scratch", {"backbone": "resnet18"}, cpu={"epochs": 16, "differs": (f"{SHORT}, 16 epochs",)}),
-    deep("vgg16-scratch", {"backbone": "vgg16"}, lr=1e-4, differs=("60 epochs, learning rate 0.0001 reduced on a plateau (the paper prints neither for this network)",),
-         cpu={"size": 32, "epochs": 6, "comparable": False, "differs": ("faces reduced to 32 pixels", f"{SHORT}, 6 epochs")}),
-    deep("vgg16-imagenet", {"backbone": "vgg16", "weights": "imagenet"}, freeze=True,
-         cpu={"model_args": LITE0, "size": 112, "views": 2, "epochs": 20, "comparable": False,
-              "differs": ("EfficientNet-Lite0 on faces enlarged to 112 pixels, not VGG16", f"{SHORT}, 20 epochs", "2 augmented views of each face")}),
-    deep("vgg16-vggface", FACE, freeze=True, size=150, comparable=False, differs=(NOT_PRINTED, "dlib's face network on faces enlarged to 150 pixels, not VGG16"),
-         cpu={"size": 112, "views": 4, "epochs": 20, "comparable": False,
-              "differs": ("dlib's face network on faces enlarged to 112 pixels, not VGG16", f"{SHORT}, 20 epochs", "4 augmented views of each face")}),
+    deep("resnet50-imagenet", {"backbone": "resnet50", "weights": "imagenet"}, freeze=True, cpu={"views": 4, "epochs": 20}),
+    deep("resnet18-scratch", {"backbone": "resnet18"}, cpu={"epochs": 16}),
+    deep("vgg16-scratch", {"backbone": "vgg16"}, lr=1e-4, cpu={"size": 32, "epochs": 6}),
+    deep("vgg16-imagenet", {"backbone": "vgg16", "weights": "imagenet"}, freeze=True, cpu={"views": 4, "epochs": 20}),
+    deep("lite0-frozen-48", LITE0, freeze=True, cpu={"views": 4, "epochs": 20}),
+    deep("lite0-frozen-112", LITE0, freeze=True, size=112, cpu={"views": 2, "epochs": 20}),
+    deep("dlib-frozen", FACE, freeze=True, size=150, cpu={"size": 112, "views": 4, "epochs": 20}),
     deep("inceptionv3-scratch", {"backbone": "inception_v3"}, size=75, optimizer="sgd", lr=0.01, schedule="poly", epochs=200,
-         differs=("the learning rate falls to 0 by a power of 0.9, not to 0.0001 in an unknown way", "momentum without Nesterov's step", "no vertical flips"),
-         cpu={"optimizer": "adam", "lr": 1e-3, "epochs": 8, "comparable": False,
-              "differs": (f"Adam, not SGD, and {SHORT}, 8 epochs, not 200", "no vertical flips")}),
+         cpu={"optimizer": "adam", "lr": 1e-3, "epochs": 8}),
     Recipe(name="dlib-finetuned", model="fer_book.backbones:Backbone", model_args=FACE | {"dropout": 0.3}, size=112, rotate=10, scale=0.1, shift=0.05,
-           label_smoothing=0.1, lr=3e-4, head_lr=3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True, comparable=False,
-           differs=(RATED, "dlib's face network, trained as a whole"),
-           profiles={"cpu": {"epochs": 10, "differs": (RATED, "dlib's face network, trained as a whole", "10 epochs")}}),
+           label_smoothing=0.1, lr=3e-4, head_lr=3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True,
+           profiles={"cpu": {"epochs": 10}}),
     Recipe(name="dlib-distilled", model="fer_book.backbones:Backbone", model_args=FACE | {"dropout": 0.3}, size=112, rotate=10, scale=0.1, shift=0.05,
            start="dlib-finetuned", teacher="shallow-cnn-onecycle", teacher_share=0.4, label_smoothing=0.1, lr=3e-4, weight_decay=0.02,
-           schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True, comparable=False, differs=(RATED, *DISTILLED),
-           profiles={"cpu": {"epochs": 26, "differs": (RATED, *DISTILLED, "26 epochs")}}),
+           schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True,
+           profiles={"cpu": {"epochs": 26}}),
 )
-WHOLE = "trained as a whole, which the paper did not do"
 DEEP += tuple(
     Recipe(name=f"{name}-finetuned", model="fer_book.backbones:Backbone", model_args={"backbone": backbone, "weights": "imagenet", "dropout": 0.3}, size=224, rotate=10,
            scale=0.1, shift=0.05, cutout=0.25, label_smoothing=0.1, lr=3e-4, head_lr=3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=64, flip_at_test=True,
-           comparable=False, differs=(RATED, f"{title} with ImageNet weights at 224 pixels, {WHOLE}"),
-           profiles={"cpu": {"size": 48, "epochs": 5, "cutout": 0.0, "differs": (RATED, f"{title} with ImageNet weights, {WHOLE}", "5 epochs")}})
-    for name, backbone, title in (("lite0", "tf_efficientnet_lite0", "EfficientNet-Lite0"), ("resnet50", "resnet50", "ResNet-50")))
+           profiles={"cpu": {"size": 48, "epochs": 5, "cutout": 0.0}})
+    for name, backbone in (("lite0", "tf_efficientnet_lite0"), ("resnet50", "resnet50")))
 RECIPES += DEEP
-TAUGHT = "seven tenths of each training target are what dlib-distilled answers"
-LESS = ("dlib-distilled without its last block, trained on with faces enlarged to 72 pixels", TAUGHT)
 RECIPES += (
     Recipe(name="shallow-cnn-small", model="fer_book.shallow_cnn:ShallowCNN", model_args={"widths": (32, 64, 192, 384)}, rotate=10, scale=0.1, shift=0.05,
            start="shallow-cnn-crowd", teacher="dlib-distilled", teacher_share=0.7, lr=2e-3, weight_decay=0.01, schedule="one-cycle", epochs=40, batch_size=128,
-           comparable=False, differs=(RATED, "trained on from shallow-cnn-crowd", TAUGHT),
-           profiles={"cpu": {"epochs": 16, "differs": (RATED, "trained on from shallow-cnn-crowd", TAUGHT, "16 epochs")}}),
+           profiles={"cpu": {"epochs": 16}}),
     Recipe(name="dlib-small", model="fer_book.backbones:Backbone", model_args=FACE | {"n_blocks": 13, "dropout": 0.3}, size=72, rotate=10, scale=0.1, shift=0.05,
            start="dlib-distilled", teacher="dlib-distilled", teacher_share=0.7, lr=3e-4, weight_decay=0.02, schedule="one-cycle", epochs=40, batch_size=64,
-           comparable=False, differs=(RATED, *LESS), profiles={"cpu": {"epochs": 28, "differs": (RATED, *LESS, "28 epochs")}}),
+           profiles={"cpu": {"epochs": 28}}),
 )
 
 # %% ../chapters/10_emotions_classification.ipynb #ablation-recipes
@@ -126,7 +99,6 @@ ABLATIONS = {"plain": {}, "none": {"flip": False, "rotate": 0.0, "scale": 0.0}, 
 "Changes to one small network: augmentation and class imbalance (3.4), by the end of the recipe's name."
 RECIPES += tuple(
     Recipe(**dict(name=f"ablation-{name}", model="fer_book.shallow_cnn:ShallowCNN", model_args={"widths": (32, 64, 128, 256)}, rotate=10, scale=0.1, lr=3e-3,
-                  weight_decay=0.02, schedule="one-cycle", epochs=40, batch_size=128, comparable=False, differs=(RATED, *ONE_CYCLE[:1])) | changes,
-           profiles={"cpu": {"model_args": {"widths": (16, 32, 64, 128)}, "max_faces": 7000, "epochs": 10,
-                             "differs": (RATED, *ONE_CYCLE[:1], "widths 16, 32, 64, 128, 7,000 training faces, 10 epochs")}})
+                  weight_decay=0.02, schedule="one-cycle", epochs=40, batch_size=128) | changes,
+           profiles={"cpu": {"model_args": {"widths": (16, 32, 64, 128)}, "max_faces": 7000, "epochs": 10}})
     for name, changes in ABLATIONS.items())

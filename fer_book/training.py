@@ -81,8 +81,7 @@ class Recipe:
     Where it starts: `start` names the recipe whose network of the same profile and seed, or of `start_seed`, gives the weights (the
     teacher is that of seed 0: training it again for every seed would double the time). `freeze` keeps the
     network's `body` as it is; with `views` it sees every face so many times before training and the rest learns from what it saw. `head_lr` multiplies the learning rate outside of it. `step` is (every so many epochs, factor).
-    `profiles` holds the changes that `at(profile)` applies. `comparable` is False when a setting in `differs` makes the number
-    another quantity than the paper's.
+    `profiles` holds the changes that `at(profile)` applies.
     """
 
     name: str
@@ -120,8 +119,6 @@ class Recipe:
     batch_size: int = 128
     keep: str = "last"
     flip_at_test: bool = False
-    differs: tuple[str, ...] = ()
-    comparable: bool = True
     profiles: Mapping[str, Mapping] = field(default_factory=dict)
 
     def at(self, profile: str) -> Recipe:
@@ -136,7 +133,7 @@ class Recipe:
     @property
     def settings(self) -> dict:
         """Every field that can change the result, as plain JSON types."""
-        kept = {k: v for k, v in asdict(self).items() if k not in ("profiles", "differs", "comparable")}
+        kept = {k: v for k, v in asdict(self).items() if k != "profiles"}
         return json.loads(json.dumps(kept))
 
     @property
@@ -1244,8 +1241,8 @@ def describe_run(done: Fit, recipe: Recipe, profile: str, seed: int, faces: Face
     """The content of run.json: what ran, on what, from which commit, with which versions, for how long."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "id": done.id, "recipe": recipe.settings, "profile": profile, "seed": seed, "differs": list(recipe.differs),
-        "differs_kind": "minor" if recipe.comparable else "major", **source_commit(), "versions": versions(),
+        "id": done.id, "recipe": recipe.settings, "profile": profile, "seed": seed,
+        **source_commit(), "versions": versions(),
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads(), "precision": precision(device)},
         "data": describe_data(recipe, faces) | sizes,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -14,6 +14,8 @@ import yaml
 from conftest import CHAPTERS, ROOT
 from packaging.requirements import Requirement
 
+from fer_book import cascade, claims
+
 HAND_WRITTEN = {"__init__", "_modidx", "build", "cli", "doctor"}
 MODULES = sorted(p.stem for p in (ROOT / "fer_book").glob("*.py") if p.stem not in HAND_WRITTEN)
 by_name = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
@@ -133,3 +135,65 @@ def test_readme_code_runs(real_data):
     names: dict = {}
     exec(code, names)
     assert names["targets"].shape == (len(names["faces"]), 8) and names["kept"].any()
+
+
+# --- numbers in prose --------------------------------------------------------------------------------------------------------------
+
+LEDGER_OF = {"10_emotions_classification": "emotions_classification", "11_dimensional_vad": "dimensional_vad",
+             "12_cascade_finetuning": "cascade_finetuning", "13_cake": "cake"}
+# Numbers that no run and no paper decides, by what they mean. Everything else in prose is a paper's number that its ledger has, an
+# outside number in a paragraph that cites its source, or computed in a cell.
+DEFINED = {
+    "the levels of intervals and tests": {"95%", "5%"}, "resamples": {"2,000", "1,000"}, "all of something": {"100%"},
+    "thresholds: near copies, spreads of targets": {"0.95", "2%"}, "pixels of a 48 x 48 image": {"2,304"}, "images read at a time": {"1,024"},
+    "FER+'s rules for several words": {"30%", "0.001"}, "how dlib normalises, and its distance": {"122.8", "117.0", "104.3", "0.6"},
+    "quantiles of a distribution": {"1.96", "4.30"}, "made-up numbers of an example": {"70%", "0.7", "57.89"},
+    "official sizes of FER-2013 and FER+": {"28,709", "3,589", "28,561", "35,714"}, "versions": {"3.11", "2.11"},
+}
+NUMBER = re.compile(r"(?<![-\w.,])[-−+±]?\d[\d,]*(?:\.\d+)?\s?%|(?<![-\w.,])[-−+±]?(?:\d+\.\d+|\d{1,3}(?:,\d{3})+)(?![\w.]?\d)|(?<![-\w.,])\d+(?= points\b)")
+
+
+def paragraphs(page) -> list[tuple[str, str]]:
+    """Where and what: the prose of a chapter or page without code, formulas, addresses, section numbers and quotations.
+
+    Cells of questions or exercises are left out: they make up their numbers.
+    """
+    texts = [("", page.read_text())]
+    if page.suffix == ".ipynb":
+        texts = [(c["id"], c["source"]) for c in cells(page) if c["cell_type"] == "markdown" and c["id"] not in ("questions", "exercises")]
+    for where, text in texts:
+        text = re.sub(r"(?s)~~~.*?~~~|```(?!\{admonition)[^\n]*\n.*?```", " ", text)
+        text = re.sub(r"\{cite[^}]*\}`[^`]*`", " CITED ", text)
+        text = re.sub(r'(?s)`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)]*\)|"[^"]*"', " ", text)
+        text = re.sub(r"[Ss]ections? \d\.\d(?:(?:, | and )\d\.\d)*", " ", text)
+        yield from ((where, part) for part in re.split(r"\n\s*\n", text))
+
+
+def printed_numbers(paper: str) -> set[float]:
+    """The numbers of a paper's ledger; of the cascade paper also the cells of its Figure 4."""
+    cells_of_figure_4 = {cell for s in cascade.SUBMISSIONS for row in s.confusion for cell in row} if paper == "cascade_finetuning" else set()
+    return {abs(c.paper_value) for c in claims.read_claims(paper)} | cells_of_figure_4
+
+
+@pytest.mark.parametrize("page", [*CHAPTERS, ROOT / "README.md"], ids=lambda p: p.stem)
+def test_no_number_in_prose_is_typed_by_hand(page):
+    known = printed_numbers(LEDGER_OF[page.stem]) if page.stem in LEDGER_OF else set()
+    defined = set.union(*DEFINED.values())
+    typed = [(where, number) for where, text in paragraphs(page) if "CITED" not in text for number in NUMBER.findall(text)
+             if number not in defined and abs(float(re.sub(r"[^\d.]", "", number))) not in known]
+    assert not typed, f"{page.stem}: compute these in a cell, enter them in the paper's ledger, or cite where they are from: {typed}"
+
+
+def test_a_number_typed_in_prose_is_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("Ours is 66.80% and 1.6 points below 1,234 `0.5` $0.25$ (section 3.2) [a](b/0.7) \"9.9%\".\n\nTheirs is 74.14% {cite}`x`.")
+    assert [NUMBER.findall(text) for _, text in paragraphs(page)] == [["66.80%", "1.6", "1,234"], ["74.14%"]]
+
+
+def test_every_source_is_cited_and_every_citation_has_a_source():
+    entries = re.findall(r"(?ms)^@\w+\{([^,]+),(.*?)^\}", (ROOT / "references.bib").read_text())
+    pages = "".join(c["source"] for chapter in CHAPTERS for c in cells(chapter)) + (ROOT / "data" / "datasets.md").read_text()
+    cited = {key.strip() for keys in re.findall(r"\{cite[^}]*\}`([^`]+)`", pages) for key in keys.split(",")}
+    assert cited == {key for key, _ in entries}
+    for key, fields in entries:
+        assert {"author", "title", "year"} <= set(re.findall(r"^  (\w+) = ", fields, re.M)), f"{key} lacks its author, title or year"

@@ -103,12 +103,25 @@ def test_data_list_names_the_data_sets(capsys):
 def test_verify_as_json(capsys):
     assert cli.main(["verify", "--paper", "cascade_finetuning", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {"id", "paper", "where", "metric", "paper_value", "ours", "ci95", "n_seeds", "verdict", "runs", "note"} <= rows[0].keys()
+    assert {"id", "paper", "where", "metric", "paper_value", "ours", "interval", "n_seeds", "state", "grade", "runs", "note"} <= rows[0].keys()
 
 
 def test_verify_says_what_holds(capsys):
     assert cli.main(["verify", "--paper", "emotions_classification"]) == 0
-    assert re.search(r"\d+ holds.*\(of \d+ numbers\)", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(r"Of \d+ printed numbers that need a network, \d+ can be tested here", out) and re.search(r"\d+ adds up.*\(of \d+ numbers\)", out)
+
+
+def test_verify_writes_the_table_of_all_papers(tmp_path, monkeypatch, capsys):
+    (tmp_path / "data" / "claims" / "settings").mkdir(parents=True)
+    for path in ("cascade_finetuning.csv", "settings/cascade_finetuning.csv"):
+        (tmp_path / "data" / "claims" / path).write_bytes((ROOT / "data" / "claims" / path).read_bytes())
+    monkeypatch.setenv("FER_BOOK_HOME", str(tmp_path))
+    assert cli.main(["verify", "--write"]) == 0 and cli.main(["verify", "--write", "--paper", "cascade_finetuning"]) == 1
+    lines = (tmp_path / "data" / "claims" / "verdicts.csv").read_text().splitlines()
+    rows = (ROOT / "data" / "claims" / "cascade_finetuning.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == [row.split(",")[0] for row in rows]
+    assert "leave out --paper" in capsys.readouterr().err
 
 
 def test_training_out_of_budget_exits_3_and_resumes(tmp_path, monkeypatch, capsys):

@@ -254,6 +254,9 @@ def test_show_table_scrolls_and_escapes(displayed):
     assert displayed[1].startswith('<div class="table-scroll"') and ">row</th>" in displayed[1]
     em.show_table(pd.DataFrame({"a": [1, 2]}), caption="x & y", folded=True)
     assert displayed[2].startswith('<details class="folded"><summary>x &amp; y (2 rows)</summary>') and "<caption>" not in displayed[2]
+    em.show_table(pd.DataFrame({"a": [1]}, index=pd.Index(["row"], name="which")))
+    head = displayed[3].partition("<tbody>")[0]
+    assert head.count("<tr") == 1 and "which" in head and ">row</th>" in displayed[3]
 
 
 def test_import_is_light_and_fast(tmp_path):

@@ -329,3 +329,72 @@ def test_unpaired_bootstrap_has_the_variance_of_both_sets():
     assert found.high - found.low == pytest.approx(2 * 1.96 * sd, rel=0.1) and found.p < 0.01
     same = m.unpaired_bootstrap(m.accuracy, y_a, a, y_a, a)
     assert same.value == 0 and same.p > 0.5
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_prediction_interval_is_students_for_one_more_run(n):
+    values = np.random.default_rng(n).normal(66, 1, n)
+    half = scipy.stats.t.ppf(0.975, n - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / n)
+    assert m.prediction_interval(values) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half))
+    other = scipy.stats.t.ppf(0.975, 7) * 0.5
+    assert m.prediction_interval(values, other_se=0.5, other_df=7).high == pytest.approx(values.mean() + np.hypot(half, other))
+
+
+def test_prediction_interval_holds_another_run_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    runs, other = rng.normal(0, 2, size=(100_000, 3)), rng.normal(0, 2, size=100_000)
+    _, low, high = m.prediction_interval(runs)
+    assert np.mean((low <= other) & (other <= high)) == pytest.approx(0.95, abs=0.004)
+
+
+def test_one_run_has_no_prediction_interval():
+    assert m.prediction_interval([66.0])[0] == 66 and np.isnan(m.prediction_interval([66.0])[1:]).all()
+
+
+def test_paired_p_is_the_paired_t_test():
+    a, b = np.random.default_rng(2).normal(size=(2, 5)) + [[1], [0]]
+    assert m.paired_p(a - b) == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue)
+    assert m.paired_p(np.zeros(3)) == 1 and m.paired_p(np.full(3, 0.5)) == 0 and np.isnan(m.paired_p([1.0]))
+    assert m.paired_p(a - b, other_se=1.0) > m.paired_p(a - b), "other images make it less sure"
+
+
+def test_holm_by_hand():
+    assert m.holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert m.holm([0.01, np.nan], family=10)[0] == pytest.approx(0.1) and np.isnan(m.holm([0.01, np.nan], family=10)[1])
+    assert m.holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match="A family of 1 questions cannot have 2 p values"):
+        m.holm([0.1, 0.2], family=1)
+
+
+@pytest.mark.parametrize("metric", [m.accuracy, m.mean_recall, m.rmse])
+def test_groups_are_resampled_whole(metric):
+    """The quick way against drawing whole groups and scoring them, in distribution."""
+    y, p = labels(n=600, classes=3) if metric is not m.rmse else (v[:, 0] for v in values(n=600))
+    groups = np.random.default_rng(3).integers(20, size=600)
+    quick = m.draws(metric, y, [p], groups=groups)[0]
+    rng, members = np.random.default_rng(4), [np.flatnonzero(groups == g) for g in range(20)]
+    plain = [metric(y[at], p[at]) for at in (np.concatenate([members[g] for g in rng.integers(20, size=20)]) for _ in range(2000))]
+    assert np.mean(quick) == pytest.approx(np.mean(plain), abs=0.2 * np.std(plain)) and np.std(quick) == pytest.approx(np.std(plain), rel=0.1)
+
+
+def test_groups_of_one_image_are_images():
+    y, p = labels()
+    alone = m.bootstrap(m.accuracy, y, p, groups=np.arange(len(y)))
+    assert alone == pytest.approx(m.bootstrap(m.accuracy, y, p), abs=0.01)
+
+
+@pytest.mark.parametrize("metric", [m.mean_recall, m.macro_f1])
+def test_the_classes_of_an_average_are_fixed_before_resampling(metric):
+    """One face of a class: a resample without it has no such average, instead of one over fewer classes."""
+    y = np.r_[np.zeros(50, int), np.ones(50, int), 2]
+    p = np.r_[np.zeros(50, int), np.ones(50, int), 0]
+    drawn = m.draws(metric, y, [p])[0]
+    assert 0.3 < np.isnan(drawn).mean() < 0.45 and np.nanmax(drawn) < 0.7, "never the average of the two other classes alone"
+
+
+def test_a_metric_of_the_confusion_table_is_resampled_like_any_other():
+    worst = m.of_confusion(lambda table: (np.diagonal(table, axis1=-2, axis2=-1) / table.sum(axis=-1)).min(axis=-1))
+    y, p = labels(classes=3)
+    plain = lambda y, p: min((p[y == c] == c).mean() for c in range(3))
+    assert worst(y, p) == pytest.approx(plain(y, p))
+    assert m.bootstrap(worst, y, p) == pytest.approx(m.bootstrap(plain, y, p), abs=0.02)
