@@ -1336,14 +1336,14 @@ def _compared(claim: Claim, a: Sequence[Run], b: Sequence[Run], others: Sequence
     if refusal:
         interval, covers = metrics.Interval(interval.value, math.nan, math.nan), ""
     names = [f"{group[0].recipe} ({group[0].profile})" for group in (a, b)]
-    shared = [str(gap) for gap in found[0] if str(gap) in map(str, found[1])]
-    own = sorted(((gap, group[0].recipe) for side, group in zip(found, (a, b)) for gap in side if str(gap) not in shared),
-                 key=lambda item: -GRADES.index(item[0].grade))
+    shared = {str(gap) for gap in found[0]} & {str(gap) for gap in found[1]}
+    told = {str(gap) if str(gap) in shared else f"{group[0].recipe}: {gap}": gap for side, group in zip(found, (a, b)) for gap in side}
+    unlike = sorted(told, key=lambda text: -GRADES.index(told[text].grade))
     return Result(state, " > ".join(names), tuple(run.id for run in (*a, *b)), interval.value, interval.low, interval.high, covers,
                   float(np.std(each, ddof=1)) if len(each) > 1 else math.nan, len(each),
                   metrics.paired_p(each, **other) if len(each) >= MIN_SEEDS else math.nan,
                   judge_size(interval[1:], claim.paper_value, 0.5 * 10.0**-claim.decimals) if state == "judge" else "", grade,
-                  (*shared, *(f"{recipe}: {gap}" for gap, recipe in own)), float(_differences(claim, a, b, leaks=False)[0].mean()),
+                  tuple(unlike), float(_differences(claim, a, b, leaks=False)[0].mean()),
                   (*told_a, *told_b, *refusal))
 
 
@@ -1644,8 +1644,9 @@ def headline(table: pd.DataFrame) -> str:
               (n["undecided"], "undecided"), (n[["refused", "odd run"]].sum(), "cannot be judged"),
               (n["needs seeds"], "await seeds" if n["needs seeds"] != 1 else "awaits seeds")]
     parts = [f"{count} {words}" for i, (count, words) in enumerate(tested) if count or i in (0, 1, 4)]
+    awaits = lambda count: f"{count} await{'s' if count == 1 else ''}"
     return (f"Of {len(states)} printed numbers that need a network, {len(states) - waiting} can be tested here at the paper's setting: "
-            f"{', '.join(parts)}. Of the others, {n['needs a GPU']} await a GPU and {n['needs data'] + n['needs weights']} await data or "
+            f"{', '.join(parts)}. Of the others, {awaits(n['needs a GPU'])} a GPU and {awaits(n['needs data'] + n['needs weights'])} data or "
             "weights that cannot be shared.")
 
 
