@@ -3,6 +3,7 @@
 # %% ../chapters/13_cake.ipynb #imports
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -23,7 +24,7 @@ from . import claims, datasets, metrics
 from .backbones import Penultimate, features, pretrained
 from .datasets import DataMissing, FaceTable, project_home
 from .emotions import FER2013_EMOTIONS, VAD, votes_to_vad
-from .training import Fit, Recipe, cutout, describe_run, load_model, thin, write_run
+from .training import Fit, Recipe, cutout, describe_run, load_model, read_record, runs_home, thin, write_run
 
 # %% auto #0
 __all__ = ['DOMAINS', 'N_CLASSES', 'OFFICIAL_SIZES', 'CHECKS', 'CAKE3_NORM', 'SIZES', 'SETTINGS', 'QUOTED', 'hold_out',
@@ -191,7 +192,7 @@ class Heads(nn.Module):
 class Samples:
     """Faces of several domains as tensors: `x` (N, D) features, `y` (N,) labels, `domain` (N,), `given` (N, G) dimensions that are known.
 
-    `frame` has one line per face: dataset, row, split, emotion, subject (-1 where it is not known), leaked, then valence, arousal, dominance (-4..4 from the crowd, NaN without votes)
+    `frame` has one line per face: dataset, row, split, emotion, subject (-1 where it is not known), image (a number that its pixels decide), leaked, then valence, arousal, dominance (-4..4 from the crowd, NaN without votes)
     and entropy of the votes for the seven emotions, in bits. `mean`, `sd` (D,): what features were standardised with.
     """
 
@@ -223,7 +224,8 @@ class Samples:
 
 def _lines(name: str, faces: FaceTable) -> pd.DataFrame:
     person = np.unique(faces.frame["subject"].astype(str), return_inverse=True)[1] if "subject" in faces.frame else -1
-    frame = faces.frame[["row", "split", "emotion"]].reset_index(drop=True).assign(dataset=name, subject=person, leaked=datasets.leaked(faces))
+    frame = faces.frame[["row", "split", "emotion"]].reset_index(drop=True).assign(
+        dataset=name, subject=person, image=datasets.pixel_digests(faces.images), leaked=datasets.leaked(faces))
     if not faces.has_votes:
         return frame.assign(**dict.fromkeys((*VAD, "entropy"), np.nan))
     votes = faces.frame[list(FER2013_EMOTIONS)].to_numpy(float)
@@ -620,7 +622,7 @@ def study(samples: Samples, seeds: Sequence[int] = range(10), plan: Plan = Plan(
             columns[f"{name}/{seed}/{DOMAINS[0]}"] = np.full(len(test), -1, np.int8)
             columns[f"{name}/{seed}/{DOMAINS[0]}"][of_crowd] = named[name][r]
     report(f"section 2.1: {time.monotonic() - began:.1f} s")
-    answers = pd.concat([test.frame[["dataset", "row", "subject", "emotion", "leaked"]], pd.DataFrame(columns)], axis=1)
+    answers = pd.concat([test.frame[["dataset", "row", "subject", "image", "emotion", "leaked"]], pd.DataFrame(columns)], axis=1)
     z = kept["cake-3"].embed(test.x, test.given)[0].numpy()
     points = test.frame[["dataset", "row", "emotion"]].assign(**{f"k{i + 1}": z[:, i].round(3) for i in range(3)})
     plane = kept["cake-2"].embed(test.x, test.given)[0].numpy()
@@ -646,19 +648,25 @@ def record(source: Source, profile: str = "cpu", out: Path | None = None, tables
 
     predictions.parquet holds the mean probabilities of CAKE-3's FER-2013 classifier over all runs on PublicTest and PrivateTest. Beside it:
     answers.parquet, confusions.parquet, heads.safetensors and a table for each question. `profile` "gpu" adds four cutout copies of every face.
+    A study of the same settings and faces that is recorded there already is not run again.
     """
     tables = load_domains() if tables is None else tables
     copies = 4 if profile == "gpu" else 0
-    samples, recipe = gather(tables, source.embed, copies), study_recipe(source, plan, seeds, settings, copies)
+    recipe, out = study_recipe(source, plan, seeds, settings, copies), Path(out or runs_home() / "results")
+    domains = {name: {"name": faces.name, "fingerprint": faces.fingerprint} for name, faces in tables.items()}
+    run_id = recipe.run_id(profile, 0, hashlib.sha256(json.dumps(domains, sort_keys=True).encode()).hexdigest())
+    for known in (run_id, recipe.run_id(profile, 0)):
+        if (told := read_record(out / known)) and told.get("domains") == domains:
+            return out / known
+    samples = gather(tables, source.embed, copies)
     found = study(samples, seeds, plan, settings, sizes, report)
-    run_id = recipe.run_id(profile, 0)
-    done = Fit(run_id, Path(out or project_home() / "results") / run_id, True, found.history)
+    done = Fit(run_id, out / run_id, True, found.history)
     first = samples[((samples.frame["dataset"] == DOMAINS[0]) & samples.frame["split"].isin(["valid", "test"])).to_numpy()]
     p = found.heads["cake-3"](first.x, first.given)[:, :, 0].softmax(2).mean(0).numpy()
-    predictions = first.frame[["row", "split", "emotion", "leaked"]].assign(**{f"p_{c}": p[:, i] for i, c in enumerate(FER2013_EMOTIONS)})
+    predictions = first.frame[["row", "split", "emotion", "leaked", "image"]].assign(**{f"p_{c}": p[:, i] for i, c in enumerate(FER2013_EMOTIONS)})
     sizes_of = {"n_train": int((samples.frame["split"] == "train").sum())} | {f"n_{s}": int((first.frame["split"] == s).sum()) for s in ("valid", "test")}
     description = describe_run(done, recipe, profile, 0, tables[DOMAINS[0]], sizes_of, torch.device("cpu"))
-    description["domains"] = {name: {"name": faces.name, "fingerprint": faces.fingerprint} for name, faces in tables.items()}
+    description["domains"] = domains
     write_run(done, description, predictions)
     for name, table in (found.tables | {"answers": found.answers, "confusions": found.confusions}).items():
         datasets.write_atomic(done.path / f"{name}.parquet", lambda path: table.to_parquet(path, index=False, compression="zstd"))

@@ -502,7 +502,8 @@ class Run:
     `predictions` has the columns row, split ("valid" or "test"), emotion (true label), leaked (same pixels in training), and
     one probability p_<class> per class, or valence, arousal (and dominance) with their true_valence, true_arousal ..., 1..9, NaN
     where a face has no target; where they are known, subject (a number per person) and image (a number that its pixels decide).
-    `settings` is the recipe as recorded, JSON. Only runs with `counts` decide verdicts: complete, on real faces, not `smoke`.
+    `settings` is the recipe as recorded, JSON; `labels` who gave the labels, "" in older runs; `own_splits` that the copy of the
+    data has splits of its own. Only runs with `counts` decide verdicts: complete, on real faces, not `smoke`.
     `problem` is the sentence on a run that cannot be read. `members` are the runs of a soft vote.
     """
 
@@ -518,6 +519,8 @@ class Run:
     n_train: int
     read: Callable[[], pd.DataFrame]
     source: Path | None = None
+    labels: str = ""
+    own_splits: bool = False
     problem: str = ""
     members: tuple[Run, ...] = ()
 
@@ -529,7 +532,8 @@ class Run:
     @cached_property
     def digest(self) -> str:
         """A hash of everything that can change what the run says."""
-        told = [self.id, self.recipe, self.settings, self.finished, self.dataset, self.fingerprint, self.counts, self.n_train, self.problem]
+        told = [self.id, self.recipe, self.settings, self.finished, self.dataset, self.fingerprint, self.counts, self.n_train, self.labels,
+                self.own_splits, self.problem]
         return hashlib.sha256(json.dumps(told).encode() + (_content(self.source) if self.source else b"")).hexdigest()
 
     @cached_property
@@ -611,6 +615,8 @@ def _record(folder: Path) -> dict | None:
         told = {"recipe": RENAMED.get((name, backbone), name), "settings": json.dumps(recipe, sort_keys=True),
                 "profile": record["profile"], "seed": int(record["seed"]), "id": record["id"], "finished": record.get("finished", ""),
                 "counts": record["profile"] in ("cpu", "gpu") and not record["embedded"], "n_train": int(record["data"].get("n_train", 0)),
+                "labels": record["data"].get("labels", ""),
+                "own_splits": not {"splits", "valid", "test"}.isdisjoint(record["data"].get("lacks", [])),
                 "dataset": record["data"]["name"], "fingerprint": record["data"]["fingerprint"],
                 "sizes": {split: int(record["data"][f"n_{split}"]) for split in ("valid", "test")}, "domains": record.get("domains", {})}
     except OSError as error:
@@ -758,7 +764,7 @@ def _odd_label(run: Run, faces: datasets.FaceTable) -> str:
         return ""
     norms = NORMS[json.loads(run.settings).get("norms", "anew")]
     dimensions = [d for d in VAD if f"true_{d}" in run.predictions]
-    vad = pd.DataFrame(votes_to_vad(faces.votes, norms), index=faces.frame["row"].to_numpy(), columns=VAD)
+    vad = pd.DataFrame(votes_to_vad(faces.votes_or_labels, norms), index=faces.frame["row"].to_numpy(), columns=VAD)
     told = run.predictions[[f"true_{d}" for d in dimensions]]
     wrong = ~np.isclose(vad.loc[run.predictions["row"], dimensions], told, atol=1e-4, equal_nan=True).all(axis=1)
     return "" if not wrong.any() else (f"Run {run.id}: the true values of row {run.predictions['row'].iloc[wrong.argmax()]} do not follow "
@@ -871,9 +877,9 @@ class Gap:
         return f"{self.words} (here {self.ours})" if self.paper == NOT_PRINTED else f"{self.words}: {self.ours}, not {self.paper}"
 
 
-def _train_split(recipe: Mapping, n_train: int) -> str:
-    """The splits that a run trained on, and whether only on faces that FER+ rated."""
-    splits = "+".join(recipe["train_splits"])
+def _train_split(recipe: Mapping, n_train: int, own: bool) -> str:
+    """The splits that a run trained on, whether its copy of the data has `own` ones, and whether only on faces that FER+ rated."""
+    splits = "+".join(recipe["train_splits"]) + " of its own splits" * own
     if recipe["dataset"] != "fer2013":
         return splits
     whole = sum(sum(FER2013_COUNTS[split].values()) for split in recipe["train_splits"])
@@ -908,8 +914,8 @@ def setting_of(run: Run, others: Sequence[Run] = ()) -> Setting:
     target = recipe["target"] + " and the crowd" * (recipe["crowd_share"] > 0) + " and a teacher" * (recipe["teacher_share"] > 0)
     data = recipe["dataset"].replace("+", " + ") if run.n_train else f"none of {recipe['dataset']}"
     told = _body(recipe) | {
-        "data": data, "labels": "own" if recipe["target"] == "emotion" else f"votes {recipe['norms']}",
-        "train_split": _train_split(recipe, run.n_train), "size": str(recipe["size"]), "target": target,
+        "data": data, "labels": run.labels or ("own" if recipe["target"] == "emotion" else f"votes {recipe['norms']}"),
+        "train_split": _train_split(recipe, run.n_train, run.own_splits), "size": str(recipe["size"]), "target": target,
         "training": " ".join((recipe["optimizer"], recipe["schedule"], *more)), "epochs": str(recipe["epochs"]),
         "augmentation": " ".join(words) or "none", "test_time": "flip" if recipe["flip_at_test"] else "none"}
     if recipe["start"]:
@@ -939,7 +945,6 @@ def gaps(paper: Setting, ours: Setting) -> list[Gap]:
 def gravest(found: Iterable[Gap]) -> str:
     """The grade of a run with these differences."""
     return max((gap.grade for gap in found), key=GRADES.index, default="same")
-
 
 # %% ../chapters/06_claims.ipynb #words
 # What became of a number, in the order of the tables: colours for verdicts, greys for what awaits one.

@@ -325,6 +325,18 @@ def test_every_difference_from_the_paper_has_its_grade(tmp_path, settings, print
     assert row["differs"][:1] == ([words] if words else [])
 
 
+@pytest.mark.parametrize("told, words", [
+    ({"labels": "own", "lacks": ["rows"]}, []),
+    ({"labels": "votes"}, ["other labels: votes, not own"]),
+    ({"lacks": ["splits"]}, ["another part of the data: train of its own splits, not train"]),
+    ({"lacks": ["votes", "valid"]}, ["another part of the data: train of its own splits, not train"])])
+def test_a_copy_with_other_labels_or_splits_gets_no_verdict(tmp_path, told, words):
+    data = {"name": "fer2013", "fingerprint": "0", "n_train": 28709, "n_valid": 300, "n_test": 300}
+    write_run(tmp_path, "net", settings=TRAINED, data=data | told)
+    row = verdict(tmp_path, measured(), net=SAID).loc["a"]
+    assert row["differs"] == words and row["grade"] == ("other" if words else "same")
+
+
 def test_inceptionv3_with_8_epochs_and_resnet18_with_16_are_of_one_grade():
     told, runs = claims.read_settings(ROOT / "data/claims/settings" / f"{PAPER}.csv"), claims.read_runs(ROOT / "results")
     grades = {run.id: claims.gravest(claims.gaps(told[name], claims.setting_of(run, runs))) for name, recipe in (
