@@ -334,15 +334,13 @@ def render(executed: Path, out: Path) -> Path:
 
 
 def build(out: Path | None = None, profile: str = "smoke", report: Callable[[Execution], None] = lambda done: None,
-          rendering: Callable[[], None] = lambda: None) -> Path:
+          rendering: Callable[[], None] = lambda: None, ready: Callable[[Path], None] = lambda out: None) -> Path:
     """Execute every chapter, render the site to `out/html` (default `_build`) and return its first page.
 
-    BuildError says in the first seconds what this machine lacks for it.
+    `ready` is asked first whether the book can be built into `out`; it raises BuildError if not (`doctor.require`).
     """
-    from fer_book import doctor
-
     out = (out or home() / "_build").resolve()
-    doctor.require(out)
+    ready(out)
     with hold(room(out)):
         sweep(out)
         execute_all(chapters(), out / "executed", report, profile=profile)

@@ -232,12 +232,15 @@ def what_holds(table) -> str:
 
 
 def build_book(args) -> int:
+    from fer_book.doctor import require
+
     total = len(build.chapters())
     with progress("executing chapters", total) as step:
         def report(done: build.Execution) -> None:
             step(f"{done.chapter:32s} {done.seconds:6.1f} s  {'failed' if done.error else 'ok'}")
 
-        first = build.build(args.out, args.profile, report, rendering=lambda: step("rendering the site …", 0))
+        first = build.build(args.out, args.profile, report, rendering=lambda: step("rendering the site …", 0),
+                            ready=require)
     from fer_book import claims
 
     faces = "" if os.environ.get("FER_BOOK_DATA") else "Executed on drawn faces: set FER_BOOK_DATA to your folder with real ones.\n"

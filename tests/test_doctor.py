@@ -187,7 +187,7 @@ def test_what_another_user_built_is_one_sentence_before_any_chapter_runs(book, p
         build, "obstacle", lambda folder: f"{folder}: belongs to ada" * (folder.name == part)
     )  # root may write everywhere
     with pytest.raises(build.BuildError, match=rf"^built book: .*{part}: belongs to ada; free it"):
-        build.build(report=lambda done: pytest.fail("a chapter ran"))
+        build.build(ready=doctor.require, report=lambda done: pytest.fail("a chapter ran"))
 
 
 def test_copies_of_a_checkout_for_reading_only_can_be_removed(tmp_path, monkeypatch):
@@ -209,7 +209,7 @@ def test_a_full_disk_is_said_before_any_chapter_runs(book, monkeypatch):
         doctor.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
     )
     with pytest.raises(build.BuildError, match=r"disk: .*0\.0 GB free, a build writes .* GB; make room"):
-        build.build(report=lambda done: pytest.fail("a chapter ran"))
+        build.build(ready=doctor.require, report=lambda done: pytest.fail("a chapter ran"))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_a_missing_library_is_said_before_any_chapter_runs(book, monkeypatch, ex
         build.BuildError,
         match=rf"^(extra )?{extra}: [a-z-]+: not installed; run make install, or pip install -e ",
     ):
-        build.build(report=lambda done: pytest.fail("a chapter ran"))
+        build.build(ready=doctor.require, report=lambda done: pytest.fail("a chapter ran"))
 
 
 @pytest.mark.parametrize("module", ["nbdev", "pytest", "playwright"])
