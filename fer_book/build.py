@@ -301,8 +301,8 @@ def assemble(executed: Path, book: Path) -> None:
     clear(book)
     (book / "chapters").mkdir(parents=True)
     (book / "data").mkdir()
-    for name in ("_config.yml", "_toc.yml", "references.bib"):
-        shutil.copy(project / name, book / name)
+    for page in (project / "_config.yml", project / "_toc.yml", *project.glob("*.bib")):
+        shutil.copy(page, book / page.name)
     shutil.copytree(project / "site", book / "site", ignore=shutil.ignore_patterns("README.md"))
     for copied in (book / "site", *(book / "site").rglob("*/")):
         copied.chmod(0o755)  # a checkout that is for reading only must not make copies that cannot be removed
