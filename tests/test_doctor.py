@@ -614,7 +614,8 @@ def test_a_call_out_would_be_seen(tmp_path, monkeypatch, how):
 
 def test_nothing_calls_out(tmp_path):
     small_book(tmp_path / "book", "import matplotlib.pyplot as plt\nplt.plot([1, 2]);")
-    shutil.copy(ROOT / "_config.yml", tmp_path / "book")
+    for name in ("_config.yml", "references.bib"):
+        shutil.copy(ROOT / name, tmp_path / "book")
     shutil.copytree(ROOT / "site", tmp_path / "book" / "site", ignore=shutil.ignore_patterns("vendor"))
     (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: chapters/01_only\n")
     (tmp_path / "work.py").write_text(WORK)
