@@ -838,4 +838,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'fer_book.training.trained_file': ('training.html#trained_file', 'fer_book/training.py'),
                                    'fer_book.training.usable': ('training.html#usable', 'fer_book/training.py'),
                                    'fer_book.training.versions': ('training.html#versions', 'fer_book/training.py'),
+                                   'fer_book.training.with_keys': ('training.html#with_keys', 'fer_book/training.py'),
                                    'fer_book.training.write_run': ('training.html#write_run', 'fer_book/training.py')}}}

@@ -674,7 +674,6 @@ def record_film(source: tuple[np.ndarray, np.ndarray], film: FaceTable, x: np.nd
         recipe = film_recipe(scheme, features, strength, hold)
         probabilities = leave_one_actor_out(fit, x, y, actor).astype(np.float32)
         predictions = film.frame[["row", "emotion"]].reset_index(drop=True).assign(split="test", leaked=False)
-        predictions["subject"] = np.unique(actor.astype(str), return_inverse=True)[1]
         predictions = predictions.assign(**{f"p_{c}": probabilities[:, k] for k, c in enumerate(film.classes)})
         folders.append(record(recipe, profile, 0, film, predictions, out, len(source[1])))
     return folders

@@ -89,8 +89,6 @@ def record_elsewhere(run_id: str, faces: datasets.FaceTable, out: Path | None = 
     asked = faces[faces.frame["row"].isin(predictions["row"]).to_numpy()]
     if n_left_out := len(faces) - len(asked):
         print(f"{faces.name}: {n_left_out:,} of {len(faces):,} faces are left out; {run_id} knows no class for them.")
-    if "subject" in asked.frame:
-        predictions.insert(3, "subject", np.unique(asked.frame["subject"].astype(str), return_inverse=True)[1])
     return record(recipe, told["profile"], told["seed"], asked, predictions, Path(out or home / "results"), n_left_out=n_left_out)
 
 # %% ../chapters/30_in_the_wild.ipynb #read-image

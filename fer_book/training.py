@@ -62,7 +62,7 @@ __all__ = ['SMOKE', 'RECIPES', 'Recipe', 'modules', 'recipes', 'find_recipe', 'P
            'make_learner', 'schedule_callback', 'TrainedModel', 'load_model', 'file_sha256', 'recorded_sha256',
            'read_trained', 'trained_file', 'run_of', 'start_from', 'Fit', 'thin', 'epoch_line', 'usable', 'fit',
            'other_networks', 'resume', 'predict_split', 'runs_home', 'source_commit', 'versions', 'describe_data',
-           'describe_run', 'read_record', 'find_record', 'write_run', 'record', 'publish', 'bench']
+           'describe_run', 'read_record', 'find_record', 'write_run', 'with_keys', 'record', 'publish', 'bench']
 
 # %% ../chapters/05_training.ipynb #recipe
 SMOKE = {"epochs": 2, "max_faces": 384, "batch_size": 64}
@@ -1134,7 +1134,7 @@ def fit(recipe: Recipe, profile: str = "smoke", seed: int = 0, faces: FaceTable 
     told["model_sha256"] = trained.save(work / "model.safetensors")
     told["n_parameters"] = sum(p.numel() for p in learn.model.parameters())
     description = describe_run(done, recipe, profile, seed, faces, sizes, device) | source | told
-    write_run(done, description, pd.concat(answers, ignore_index=True))
+    write_run(done, description, with_keys(pd.concat(answers, ignore_index=True), faces))
     for folder in work.parent.iterdir():
         sweep(folder)
     return done
@@ -1164,11 +1164,11 @@ def resume(work: Path, old_id: str, learn: Learner, identity: dict) -> tuple[lis
 
 
 def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> pd.DataFrame:
-    """One row per face of `part`: row, split, usage, emotion, leaked (its row is one of `leaks`), image, then the outputs.
+    """One row per face of `part`: row, split, usage, emotion, leaked (its row is one of `leaks`), then the outputs.
 
     `emotion` is the index of the label among the network's classes, whatever their order in `part`; faces of classes that a
-    network for emotions does not know are left out. `image` is a number that the pixels decide. Outputs are p_<class> …, or
-    for a regression valence, arousal … and their true_valence, true_arousal ….
+    network for emotions does not know are left out. Outputs are p_<class> …, or for a regression valence, arousal … and
+    their true_valence, true_arousal ….
     """
     names, asked = trained.recipe.outputs, part.with_classes(trained.classes)
     if not names:
@@ -1178,7 +1178,7 @@ def predict_split(trained: TrainedModel, part: FaceTable, leaks: np.ndarray) -> 
                          f"its classes are {', '.join(trained.classes)}.")
     columns = [c for c in ("row", "split", "usage", "emotion") if c in asked.frame]
     table = asked.frame[columns].reset_index(drop=True)
-    table = table.assign(leaked=table["row"].isin(leaks), image=datasets.pixel_digests(asked.images))
+    table["leaked"] = table["row"].isin(leaks)
     outputs = trained(asked.images)
     if not names:
         return table.assign(**{f"p_{c}": outputs[:, i] for i, c in enumerate(trained.classes)})
@@ -1305,6 +1305,14 @@ def write_run(done: Fit, description: dict, predictions: pd.DataFrame) -> None:
     sweep(done.path.parent)
 
 
+def with_keys(predictions: pd.DataFrame, faces: FaceTable) -> pd.DataFrame:
+    """The predictions with `image`, a number that a face's pixels decide, and `subject`, a number per person where `faces` knows them."""
+    keys = pd.DataFrame({"image": datasets.pixel_digests(faces.images)}, index=faces.frame["row"].to_numpy())
+    if "subject" in faces.frame:
+        keys["subject"] = np.unique(faces.frame["subject"].astype(str), return_inverse=True)[1]
+    return predictions.assign(**keys.loc[predictions["row"]].reset_index(drop=True))
+
+
 def record(recipe: Recipe, profile: str, seed: int, faces: FaceTable, predictions: pd.DataFrame, out: Path,
            n_train: int = 0, n_left_out: int = 0) -> Path:
     """Write a run that `fit` did not make: `predictions` for `faces`, all of them test faces; returns its folder in `out`.
@@ -1316,9 +1324,8 @@ def record(recipe: Recipe, profile: str, seed: int, faces: FaceTable, prediction
     run_id = recipe.run_id(profile, seed, faces.fingerprint)
     done = Fit(run_id, Path(out) / run_id, True, pd.DataFrame({"epoch": [0], "seconds": [0.0]}))
     sizes = {"n_train": n_train, "n_valid": 0, "n_test": len(predictions), "n_left_out": n_left_out}
-    images = pd.Series(datasets.pixel_digests(faces.images), index=faces.frame["row"].to_numpy())
-    predictions = predictions.assign(image=images.loc[predictions["row"]].to_numpy())
-    write_run(done, describe_run(done, recipe, profile, seed, faces, sizes, torch.device("cpu")), predictions)
+    description = describe_run(done, recipe, profile, seed, faces, sizes, torch.device("cpu"))
+    write_run(done, description, with_keys(predictions.reset_index(drop=True), faces))
     return done.path
 
 

@@ -1009,3 +1009,13 @@ def test_what_killed_runs_left_is_swept_after_a_day(tmp_path, monkeypatch):
     assert [p for p in gone if p.exists()] == [] and all(p.exists() for p in [*stay, held])
     training.kept("b", torch.nn.Linear(1, 1), lambda: torch.zeros(1))
     assert not held.exists()
+
+
+def test_a_run_names_people_and_pixels_in_numbers(tmp_path):
+    faces = made_up_faces()
+    who = np.array(["ada", "ben", "cyd"])[np.arange(len(faces)) % 3]
+    faces = replace(faces, frame=faces.frame.assign(subject=who))
+    table = pd.read_parquet(fit(QUICK, "cpu", faces=faces, out=tmp_path, report=silent).path / "predictions.parquet")
+    at = faces.find(table["row"])
+    assert (table["subject"] == np.searchsorted(["ada", "ben", "cyd"], who[at])).all()
+    assert (table["image"] == datasets.pixel_digests(faces.images)[at]).all()
