@@ -24,6 +24,7 @@ MODULES = {
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "scikit-learn": "sklearn",
+    "sphinxcontrib-bibtex": "sphinxcontrib.bibtex",
 }  # imported under another name than installed
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DISK, MEMORY = 0.3, 2.0  # GB that a build writes, GB of memory that two chapters side by side take
@@ -87,7 +88,7 @@ def libraries(extra: str, asked: list) -> Finding:
     """Whether the libraries of an extra ("" for the required ones) are there, in versions as asked for."""
     what = f"extra {extra}" if extra else "libraries"
     remedy = f'run make install, or pip install -e ".{extra and f"[{extra}]"}" in the checkout'
-    absent = [r.name for r in asked if find_spec(MODULES.get(r.name, r.name.replace("-", "_"))) is None]
+    absent = [r.name for r in asked if not importable(MODULES.get(r.name, r.name.replace("-", "_")))]
     if absent:
         tolerable = extra == "test" or absent == ["nbdev"]  # neither chapters nor pages need them
         return Finding(
@@ -101,6 +102,14 @@ def libraries(extra: str, asked: list) -> Finding:
     if other:
         return Finding(what, "missing", f"{', '.join(other)}: may or may not do", remedy)
     return Finding(what, "ok", f"{len(asked)} installed")
+
+
+def importable(module: str) -> bool:
+    """Whether a module, or a part of one as in "a.b", is there."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the "a" of "a.b"
+        return False
 
 
 def installed(name: str) -> str:

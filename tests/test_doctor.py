@@ -237,6 +237,11 @@ def test_a_library_that_no_build_needs_is_only_missing(monkeypatch, module):
     assert sorted(states.values()).count("missing") == 1 and "cannot" not in states.values()
 
 
+def test_every_library_that_the_package_asks_for_is_found_under_its_name():
+    assert {line.what: line.told for line in doctor.packages() if line.state != "ok"} == {}
+    assert doctor.importable("sphinxcontrib.bibtex") and not doctor.importable("no_such_package.part")
+
+
 def test_a_module_that_is_not_there_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fer_book.claims", None)
     assert cli.main(["verify"]) == 1
