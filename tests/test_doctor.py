@@ -328,6 +328,7 @@ def test_litter_of_killed_builds_is_swept(tmp_path, monkeypatch):
 def test_a_build_that_ends_takes_its_processes_with_it(tmp_path, name):
     import signal
 
+    number = getattr(signal, name)
     small_book(tmp_path, "import os, subprocess, time\nopen('started', 'w').close()\ntime.sleep(600)")
     with subprocess.Popen(
         [sys.executable, "-m", "fer_book.cli", "run", "1"],
@@ -335,18 +336,24 @@ def test_a_build_that_ends_takes_its_processes_with_it(tmp_path, name):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: [  # jobs in the background are started deaf to both
+            signal.signal(deaf, signal.SIG_DFL) for deaf in (signal.SIGINT, signal.SIGHUP)
+        ],
     ) as running:
-        for _ in range(600):
-            if (tmp_path / "_build" / "executed" / "started").exists():
-                break
-            time.sleep(0.1)
-        below = psutil.Process(running.pid).children(recursive=True)
-        assert any("ipykernel_launcher" in " ".join(p.cmdline()) for p in below)
-        running.send_signal(getattr(signal, name))
-        assert not psutil.wait_procs(below, timeout=10)[1]
-        if name == "SIGINT":
-            assert running.wait() == 130 and running.stderr.read().splitlines()[-1] == "fer-book: interrupted"
-            assert not list(tmp_path.glob("fer-*"))
+        try:
+            for _ in range(600):
+                if (tmp_path / "_build" / "executed" / "started").exists():
+                    break
+                time.sleep(0.1)
+            below = psutil.Process(running.pid).children(recursive=True)
+            assert any("ipykernel_launcher" in " ".join(p.cmdline()) for p in below)
+            running.send_signal(number)
+            assert not psutil.wait_procs(below, timeout=10)[1]
+            if name == "SIGINT":
+                assert running.wait(60) == 130 and running.stderr.read().splitlines()[-1] == "fer-book: interrupted"
+                assert not list(tmp_path.glob("fer-*"))
+        finally:
+            running.kill()
 
 
 def test_a_killed_worker_is_one_sentence(tmp_path):
